@@ -1,0 +1,43 @@
+//! Where things are inside a state directory. One state directory is one daemon.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// The daemon's Unix socket.
+pub const SOCKET: &str = "meshctl.sock";
+/// Present while a daemon owns the directory: JSON with `pid`, `startTime`, `version`.
+pub const DAEMON: &str = "daemon.json";
+/// The daemon's own log.
+pub const DAEMON_LOG: &str = "daemon.log";
+/// Held locked by the daemon for as long as it lives.
+pub const LOCK: &str = "lock";
+/// Desired state, events, allocations.
+pub const STORE: &str = "state.db";
+
+/// A Unix socket's name inside `dir` that always fits: the kernel allows 107 bytes, and a state directory may be deeper
+/// than that. The folder is kept open for as long as the value lives, and a long name goes through it.
+#[derive(Debug)]
+pub struct SocketPath {
+    path: PathBuf,
+    _folder: Option<File>,
+}
+
+impl SocketPath {
+    /// # Errors
+    /// When `dir` cannot be opened.
+    pub fn inside(dir: &Path, name: &str) -> io::Result<Self> {
+        let path = dir.join(name);
+        if path.as_os_str().len() <= 107 {
+            return Ok(Self { path, _folder: None });
+        }
+        let folder = File::open(dir)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()));
+        Ok(Self { path, _folder: Some(folder) })
+    }
+
+    pub fn as_path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,1 @@
+//! meshctl's own gateway, spoken to over its admin socket.

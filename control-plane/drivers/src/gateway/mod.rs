@@ -1,0 +1,49 @@
+//! Gateways carry requests. A driver renders the snapshot into what its gateway understands, pushes it, and tells what is
+//! really live.
+
+use meshctl_model::snapshot::{GatewayEvent, GatewayStatus, Snapshot};
+
+use crate::Pending;
+
+pub mod embedded;
+
+/// The contract of every gateway driver; one value stands for one running gateway.
+pub trait Gateway: Send + Sync {
+    /// Makes `snapshot` live and returns the gateway's status once every thread of it uses it.
+    ///
+    /// # Errors
+    /// When the gateway did not acknowledge. It then serves on from what it had.
+    fn push<'a>(&'a self, snapshot: &'a Snapshot) -> Pending<'a, Result<GatewayStatus, GatewayError>>;
+
+    /// What is live now.
+    ///
+    /// # Errors
+    /// When the gateway does not answer.
+    fn status(&self) -> Pending<'_, Result<GatewayStatus, GatewayError>>;
+
+    /// Completes when no request is under way to any of these endpoints, which are no longer in the live snapshot.
+    ///
+    /// # Errors
+    /// When the gateway does not answer, or `within` is over.
+    fn drained<'a>(
+        &'a self, endpoints: &'a [String], within: std::time::Duration,
+    ) -> Pending<'a, Result<(), GatewayError>>;
+
+    /// What happens in the gateway, until it ends or the receiver is dropped.
+    ///
+    /// # Errors
+    /// When the gateway does not answer.
+    fn events(&self) -> Pending<'_, Result<tokio::sync::mpsc::Receiver<GatewayEvent>, GatewayError>>;
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// It is not there, or went away.
+    #[error("gateway {id} does not answer: {why}")]
+    Unreachable { id: String, why: String },
+    /// It refused what it was sent; trying again without a change will not help.
+    #[error("gateway {id} refused: {why}")]
+    Refused { id: String, why: String },
+    #[error("gateway {id}: {what} took longer than {seconds} s")]
+    TimedOut { id: String, what: &'static str, seconds: u64 },
+}

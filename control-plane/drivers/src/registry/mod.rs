@@ -1,0 +1,1 @@
+//! Registries know where the instances of a service are.

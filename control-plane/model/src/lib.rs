@@ -1,0 +1,20 @@
+//! The nouns of meshctl and the pure decisions over them.
+//!
+//! Nothing here performs I/O, reads a clock or knows an async runtime: time, randomness and the environment are
+//! arguments, so that every decision can be replayed by a test. Every other room may import this one; it imports none.
+
+pub mod event;
+pub mod exit;
+pub mod finding;
+pub mod instance;
+pub mod load;
+pub mod policy;
+pub mod snapshot;
+pub mod topology;
+pub mod units;
+
+/// The version of the topology language and of every JSON document that scripts may rely on.
+pub const API_VERSION: &str = "meshctl/v1";
+
+/// The caller's name of every edge that begins outside the system: `gateway:orders`.
+pub const GATEWAY: &str = "gateway";

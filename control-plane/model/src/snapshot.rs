@@ -1,0 +1,207 @@
+//! What the data plane knows: one value, swapped whole. A gateway keeps the last one on disk and serves on from it when
+//! the control plane is away.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Policy;
+use crate::topology::RateLimit;
+
+/// Everything a gateway needs to carry requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The system's name.
+    pub topology: String,
+    /// The revision of the topology that the routes come from.
+    pub revision: u64,
+    /// Rises with every change, of routes or of endpoints; what a gateway acknowledges.
+    pub generation: u64,
+    pub listeners: Vec<Listener>,
+    /// Most specific first: the first that matches wins.
+    pub routes: Vec<RouteRule>,
+    /// By name, `caller:callee`.
+    pub edges: BTreeMap<String, EdgeRule>,
+    /// Where the instances of each service are; a service without any is present and empty.
+    pub services: BTreeMap<String, ServiceEndpoints>,
+    pub limits: Limits,
+}
+
+/// An address on which a gateway accepts connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    pub address: SocketAddr,
+    pub serves: Serves,
+}
+
+/// What stands behind a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Serves {
+    /// The routes: requests from outside.
+    Routes,
+    /// One edge: requests of one service to one other, whatever their path.
+    Edge(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRule {
+    /// `GET,POST shop.local/orders`: stable, unique, readable; the label in metrics.
+    pub name: String,
+    pub host: Option<HostMatch>,
+    pub path: PathMatch,
+    /// Upper case; empty means any.
+    pub methods: Vec<String>,
+    /// Lower-case name and exact value; `None` means any value.
+    pub headers: Vec<(String, Option<String>)>,
+    /// Edges with their weights, which are 1.0 together.
+    pub targets: Vec<(String, f64)>,
+    /// Lower-case header name.
+    pub idempotency_key: Option<String>,
+    pub rate_limit: Option<RateLimit>,
+    /// Deadline, attempt timeout, retry and fallback of this route; breaker and bulkhead belong to the edge.
+    pub policy: Policy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HostMatch {
+    /// Lower case, without a port.
+    Exact(String),
+    /// `*.example.com` as `.example.com`.
+    Suffix(String),
+}
+
+/// A path as segments, the empty first one left out: `/users/*/cart` is `["users", "*", "cart"]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathMatch {
+    /// `*` matches one segment, whatever it is.
+    pub segments: Vec<String>,
+    /// Whether anything below matches too: `/orders/*` matches `/orders/7` and `/orders/7/lines`, and not `/orders`.
+    pub below: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeRule {
+    /// A service, or [`crate::GATEWAY`] for requests from outside.
+    pub caller: String,
+    pub callee: String,
+    pub policy: Policy,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceEndpoints {
+    pub endpoints: Vec<Endpoint>,
+    /// Whether an instance is on its way: then a request without an endpoint waits within its deadline, instead of failing.
+    pub expected: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The instance's id.
+    pub id: String,
+    pub address: SocketAddr,
+}
+
+/// Limits of connections and requests, every gap filled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    pub request_body_bytes: u64,
+    pub header_bytes: u64,
+    pub header_timeout_ms: u64,
+    pub idle_timeout_ms: u64,
+    pub upgrade_idle_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_body_bytes: 64 << 20,
+            header_bytes: 64 << 10,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+            upgrade_idle_timeout_ms: 3_600_000,
+        }
+    }
+}
+
+/// What a gateway process says of itself on its admin socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    pub pid: u32,
+    /// Of the binary.
+    pub version: String,
+    pub revision: u64,
+    /// Live on every thread.
+    pub generation: u64,
+    /// Listeners that could not be opened, with the reason.
+    pub refused: Vec<(SocketAddr, String)>,
+    pub connections: u64,
+    pub in_flight: u64,
+    pub draining: bool,
+    pub edges: Vec<EdgeStatus>,
+    /// Endpoints that this gateway leaves out on its own observation, with the reason.
+    pub ejected: Vec<Ejection>,
+}
+
+/// One edge as one gateway sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeStatus {
+    pub edge: String,
+    pub breaker: BreakerState,
+    /// When the breaker entered that state.
+    pub since: jiff::Timestamp,
+    pub in_flight: u64,
+    pub queued: u64,
+    /// Since the gateway started.
+    pub requests: u64,
+    pub failures: u64,
+    pub retries: u64,
+    pub fallbacks: u64,
+    pub latency_p50_ms: f64,
+    pub latency_p99_ms: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BreakerState {
+    /// Flowing.
+    #[default]
+    Closed,
+    /// Refusing.
+    Open,
+    /// Probing.
+    HalfOpen,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ejection {
+    pub service: String,
+    pub endpoint: String,
+    pub reason: String,
+    pub since: jiff::Timestamp,
+}
+
+/// What a gateway reports as it happens, one JSON object on a line of its admin socket's `/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum GatewayEvent {
+    #[serde(rename_all = "camelCase")]
+    Breaker { edge: String, from: BreakerState, to: BreakerState, reason: String, at: jiff::Timestamp },
+    #[serde(rename_all = "camelCase")]
+    Ejected(Ejection),
+    #[serde(rename_all = "camelCase")]
+    Returned { service: String, endpoint: String, at: jiff::Timestamp },
+}
