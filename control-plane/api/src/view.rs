@@ -396,5 +396,9 @@ pub enum Told {
     GatewayGone(String),
     /// Revision, readiness or name changed.
     #[serde(rename_all = "camelCase")]
-    System { name: String, revision: u64, ready: bool },
+    System {
+        name: String,
+        revision: u64,
+        ready: bool,
+    },
 }

@@ -38,7 +38,8 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let complaint = || format!("`{text}` is not a duration: write a number and a unit, such as 150ms, 2s, 5m, 1h or 7d");
+        let complaint =
+            || format!("`{text}` is not a duration: write a number and a unit, such as 150ms, 2s, 5m, 1h or 7d");
         let mut rest = text.trim();
         if rest.is_empty() {
             return Err(complaint());
@@ -212,7 +213,13 @@ macro_rules! textual {
 }
 
 textual!(Span, "duration-text", r"^([0-9.]+(ms|s|m|h|d))+$", "150ms", "A duration: 150ms, 2s, 5m, 1h, 7d.");
-textual!(Bytes, "size", r"^[0-9.]+ ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)?$", "64KiB", "A size in bytes: 64KiB, 256MiB, 1GiB.");
+textual!(
+    Bytes,
+    "size",
+    r"^[0-9.]+ ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)?$",
+    "64KiB",
+    "A size in bytes: 64KiB, 256MiB, 1GiB."
+);
 textual!(Percent, "percent", r"^[0-9.]+ ?%$", "20%", "A percentage between 0% and 100%.");
 textual!(Rate, "rate", r"^[0-9.]+ ?/ ?(s|m|h)$", "500/s", "A rate: 500/s, 30/m, 1000/h.");
 
@@ -222,7 +229,9 @@ mod tests {
 
     #[test]
     fn durations_read_and_print() {
-        for (text, ms) in [("150ms", 150), ("2s", 2_000), ("1m30s", 90_000), ("1.5s", 1_500), ("7d", 604_800_000), ("0s", 0)] {
+        for (text, ms) in
+            [("150ms", 150), ("2s", 2_000), ("1m30s", 90_000), ("1.5s", 1_500), ("7d", 604_800_000), ("0s", 0)]
+        {
             assert_eq!(text.parse::<Span>().map(Span::as_millis), Ok(ms), "{text}");
         }
         assert_eq!(Span::from_millis(90_000).to_string(), "1m30s");

@@ -26,7 +26,9 @@ pub trait Gateway: Send + Sync {
     /// # Errors
     /// When the gateway does not answer, or `within` is over.
     fn drained<'a>(
-        &'a self, endpoints: &'a [String], within: std::time::Duration,
+        &'a self,
+        endpoints: &'a [String],
+        within: std::time::Duration,
     ) -> Pending<'a, Result<(), GatewayError>>;
 
     /// What happens in the gateway, until it ends or the receiver is dropped.
