@@ -8,6 +8,7 @@ pub mod exit;
 pub mod finding;
 pub mod instance;
 pub mod load;
+pub mod plan;
 pub mod policy;
 pub mod snapshot;
 pub mod topology;

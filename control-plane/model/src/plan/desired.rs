@@ -1,0 +1,322 @@
+//! What is wanted, with every default filled in and every address known.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::ports::{PortRange, Ports};
+use super::routing::{edge_name, route_rules};
+use crate::GATEWAY;
+use crate::instance::{Check, InstanceSpec, Probe, Program, SpecEnv};
+use crate::policy::Policy;
+use crate::snapshot::{Limits, RouteRule};
+use crate::topology::{
+    EmbeddedGateway, EnvSource, EnvValue, GatewayProvider, Health, RegistryProvider, Resources, RuntimeProvider,
+    Service, Topology,
+};
+use crate::units::{Bytes, Span};
+
+/// What is wanted of the whole system.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Desired {
+    pub name: String,
+    pub services: BTreeMap<String, DesiredService>,
+    /// `None` when nothing is wanted at all.
+    pub gateway: Option<DesiredGateway>,
+    pub routes: Vec<RouteRule>,
+    /// By name, `caller:callee`.
+    pub edges: BTreeMap<String, DesiredEdge>,
+    /// How long a registration from outside lives by default.
+    pub lease: Span,
+    pub ports: PortRange,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DesiredService {
+    /// `builtin` or `command`.
+    pub kind: String,
+    pub template: Template,
+    /// Of the template: instances with another one are replaced.
+    pub hash: String,
+    pub replicas: u32,
+    pub depends_on: Vec<String>,
+    pub drain: Span,
+    pub start_timeout: Span,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What all instances of a service have in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    pub program: Program,
+    pub env: BTreeMap<String, SpecEnv>,
+    pub working_dir: String,
+    pub fixed_port: Option<u16>,
+    pub listens: bool,
+    pub health: Probe,
+    pub grace: Span,
+    pub resources: Resources,
+    pub log_max_size: Bytes,
+    pub log_files: u32,
+    /// Rises with each `meshctl restart`, which is nothing but a new template.
+    pub restarts: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DesiredGateway {
+    pub listen: SocketAddr,
+    pub instances: u32,
+    pub threads: Option<u32>,
+    /// One for each instance.
+    pub metrics: Vec<SocketAddr>,
+    pub limits: Limits,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DesiredEdge {
+    pub caller: String,
+    pub callee: String,
+    pub policy: Policy,
+    /// Where the caller finds it; `None` for edges from outside.
+    pub address: Option<SocketAddr>,
+}
+
+/// What operators said beside the file, which the file does not contradict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Overlay {
+    /// Holds until a file that names `replicas` for the service is applied.
+    pub replicas: BTreeMap<String, u32>,
+    pub restarts: BTreeMap<String, u64>,
+}
+
+/// Fills in everything that `topology` leaves open. Ports of edges and metrics come from `ports`, which remembers them.
+///
+/// # Errors
+/// When the range of ports is exhausted, with the words for the operator.
+pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Result<Desired, String> {
+    let RuntimeProvider::Process(runtime) = &topology.providers.runtime;
+    ports.range = match &runtime.ports {
+        Some(text) => text.parse()?,
+        None => PortRange::default(),
+    };
+    let GatewayProvider::Embedded(gateway) = &topology.providers.gateway;
+    let RegistryProvider::Embedded(registry) = &topology.providers.registry;
+    ports.reserved = reserved(topology, gateway);
+
+    let edges = edges(topology, ports)?;
+    let services = topology
+        .services
+        .iter()
+        .map(|(name, service)| (name.clone(), desired_service(name, service, overlay, &edges)))
+        .collect();
+    Ok(Desired {
+        name: topology.name.clone().unwrap_or_default(),
+        services,
+        gateway: Some(desired_gateway(gateway, ports)?),
+        routes: route_rules(topology),
+        edges,
+        lease: registry.lease.unwrap_or(Span::from_secs(30)),
+        ports: ports.range,
+    })
+}
+
+fn exhausted(range: PortRange) -> String {
+    format!("all ports of {range} are taken; give providers.runtime.process.ports a wider range")
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// Where requests from outside arrive when the topology does not say.
+fn listen_address(gateway: &EmbeddedGateway) -> SocketAddr {
+    gateway.listen.as_deref().and_then(|text| text.parse().ok()).unwrap_or_else(|| loopback(8080))
+}
+
+fn reserved(topology: &Topology, gateway: &EmbeddedGateway) -> std::collections::BTreeSet<u16> {
+    let metrics =
+        gateway.metrics.as_deref().and_then(|text| text.parse::<SocketAddr>().ok()).map(|address| address.port());
+    let fixed = topology.services.values().filter_map(Service::fixed_port);
+    fixed.chain([listen_address(gateway).port()]).chain(metrics).collect()
+}
+
+fn edges(topology: &Topology, ports: &mut Ports) -> Result<BTreeMap<String, DesiredEdge>, String> {
+    let mut edges = BTreeMap::new();
+    for (caller, service) in &topology.services {
+        let declared = service.calls.keys();
+        let implied = service.env.values().filter_map(|value| match value {
+            EnvValue::From(EnvSource::UrlOf(callee)) => Some(callee),
+            _ => None,
+        });
+        for callee in declared.chain(implied) {
+            let name = edge_name(caller, callee);
+            if edges.contains_key(&name) {
+                continue;
+            }
+            let layers: Vec<_> = [Some(&topology.defaults), service.calls.get(callee)].into_iter().flatten().collect();
+            let port = ports.assign(&format!("edge/{name}")).ok_or_else(|| exhausted(ports.range))?;
+            edges.insert(
+                name,
+                DesiredEdge {
+                    caller: caller.clone(),
+                    callee: callee.clone(),
+                    policy: Policy::resolve(&layers),
+                    address: Some(loopback(port)),
+                },
+            );
+        }
+    }
+    for (callee, _) in topology.routes.iter().flat_map(|route| route.targets()) {
+        edges.entry(edge_name(GATEWAY, callee)).or_insert_with(|| DesiredEdge {
+            caller: GATEWAY.into(),
+            callee: callee.into(),
+            policy: Policy::resolve(&[&topology.defaults]),
+            address: None,
+        });
+    }
+    Ok(edges)
+}
+
+fn desired_gateway(gateway: &EmbeddedGateway, ports: &mut Ports) -> Result<DesiredGateway, String> {
+    let defaults = Limits::default();
+    let limits = &gateway.limits;
+    let instances = gateway.instances.unwrap_or(1);
+    let fixed = gateway.metrics.as_deref().and_then(|text| text.parse::<SocketAddr>().ok());
+    let metrics = (1..=instances)
+        .map(|slot| match fixed {
+            // Several gateways cannot share one metrics address: each has numbers of its own.
+            Some(address) if slot == 1 => Ok(address),
+            _ => ports.assign(&format!("metrics/{slot}")).map(loopback).ok_or_else(|| exhausted(ports.range)),
+        })
+        .collect::<Result<_, _>>()?;
+    let ms = |span: Option<Span>, default| span.map_or(default, Span::as_millis);
+    Ok(DesiredGateway {
+        listen: listen_address(gateway),
+        instances,
+        threads: gateway.threads,
+        metrics,
+        limits: Limits {
+            request_body_bytes: limits.request_body.map_or(defaults.request_body_bytes, |size| size.0),
+            header_bytes: limits.headers.map_or(defaults.header_bytes, |size| size.0),
+            header_timeout_ms: ms(limits.header_timeout, defaults.header_timeout_ms),
+            idle_timeout_ms: ms(limits.idle_timeout, defaults.idle_timeout_ms),
+            upgrade_idle_timeout_ms: ms(limits.upgrade_idle_timeout, defaults.upgrade_idle_timeout_ms),
+        },
+    })
+}
+
+fn desired_service(
+    name: &str,
+    service: &Service,
+    overlay: &Overlay,
+    edges: &BTreeMap<String, DesiredEdge>,
+) -> DesiredService {
+    let (kind, program) = match (&service.builtin, &service.command) {
+        (Some(builtin), _) => ("builtin", Program::Meshctl(vec!["service".into(), builtin.clone()])),
+        (None, command) => ("command", Program::Command(command.clone().unwrap_or_default())),
+    };
+    let env = service
+        .env
+        .iter()
+        .map(|(key, value)| {
+            let value = match value {
+                EnvValue::From(EnvSource::UrlOf(callee)) => SpecEnv::Text(edge_url(edges, name, callee)),
+                EnvValue::From(EnvSource::File(path)) => SpecEnv::File(path.clone()),
+                other => SpecEnv::Text(other.literal().unwrap_or_default()),
+            };
+            (key.clone(), value)
+        })
+        .collect();
+    let template = Template {
+        program,
+        env,
+        working_dir: service.working_dir.clone().unwrap_or_else(|| "/".into()),
+        fixed_port: service.fixed_port(),
+        listens: service.listens(),
+        health: probe(&service.health, service.listens()),
+        grace: service.stop.grace.unwrap_or(Span::from_secs(10)),
+        resources: service.resources.clone(),
+        log_max_size: service.logs.max_size.unwrap_or(Bytes(8 << 20)),
+        log_files: service.logs.files.unwrap_or(2),
+        restarts: overlay.restarts.get(name).copied().unwrap_or(0),
+    };
+    let hash = super::digest(&serde_json::to_vec(&template).unwrap_or_default());
+    DesiredService {
+        kind: kind.into(),
+        template,
+        hash,
+        replicas: service.replicas.or_else(|| overlay.replicas.get(name).copied()).unwrap_or(1),
+        depends_on: service.depends_on.clone(),
+        drain: service.stop.drain.unwrap_or(Span::from_secs(10)),
+        start_timeout: service.start_timeout.unwrap_or(Span::from_secs(30)),
+        labels: service.labels.clone(),
+    }
+}
+
+fn edge_url(edges: &BTreeMap<String, DesiredEdge>, caller: &str, callee: &str) -> String {
+    let address = edges.get(&edge_name(caller, callee)).and_then(|edge| edge.address);
+    address.map(|address| format!("http://{address}")).unwrap_or_default()
+}
+
+fn probe(health: &Health, listens: bool) -> Probe {
+    let check = match health {
+        Health { http: Some(path), .. } => Check::Http(path.clone()),
+        Health { exec: Some(command), .. } => Check::Exec(command.clone()),
+        Health { tcp: Some(false), .. } => Check::Running,
+        _ if listens => Check::Tcp,
+        _ => Check::Running,
+    };
+    Probe {
+        check,
+        interval: health.interval.unwrap_or(Span::from_millis(500)),
+        timeout: health.timeout.unwrap_or(Span::from_secs(1)),
+        failures: health.failures.unwrap_or(2),
+    }
+}
+
+impl Template {
+    /// One instance of it; `{{port}}`, `{{instance}}` and `{{service}}` are filled in.
+    pub fn instantiate(&self, service: &str, id: &str, port: Option<u16>) -> InstanceSpec {
+        let port_text = port.map(|port| port.to_string()).unwrap_or_default();
+        let fill = |text: &str| {
+            text.replace("{{port}}", &port_text).replace("{{instance}}", id).replace("{{service}}", service)
+        };
+        let program = match &self.program {
+            Program::Meshctl(arguments) => Program::Meshctl(arguments.iter().map(|text| fill(text)).collect()),
+            Program::Command(arguments) => Program::Command(arguments.iter().map(|text| fill(text)).collect()),
+        };
+        let env = self.env.iter().map(|(key, value)| {
+            let value = match value {
+                SpecEnv::Text(text) => SpecEnv::Text(fill(text)),
+                SpecEnv::File(path) => SpecEnv::File(path.clone()),
+            };
+            (key.clone(), value)
+        });
+        let mut health = self.health.clone();
+        if let Check::Exec(command) = &mut health.check {
+            for argument in command {
+                *argument = fill(argument);
+            }
+        }
+        InstanceSpec {
+            id: id.into(),
+            service: service.into(),
+            program,
+            env: env.collect(),
+            working_dir: self.working_dir.clone(),
+            port,
+            health,
+            grace: self.grace,
+            resources: self.resources.clone(),
+            log_max_size: self.log_max_size,
+            log_files: self.log_files,
+        }
+    }
+}
