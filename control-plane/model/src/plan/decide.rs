@@ -279,6 +279,7 @@ fn leaving(instance: &Instance, observed: &Observed, drain: Span) -> Option<Step
         Phase::Draining { generation } if observed.generation >= generation && observed.acknowledged(generation) => {
             Some(Step::AwaitDrained { id: instance.spec.id.clone(), within: drain })
         }
+        Phase::Drained => Some(stop(instance, AfterStop::Forget, None)),
         _ => None,
     }
 }

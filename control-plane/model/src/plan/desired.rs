@@ -91,7 +91,7 @@ pub struct DesiredEdge {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Overlay {
-    /// Holds until a file that names `replicas` for the service is applied.
+    /// Holds until a file is applied that names `replicas` for the service.
     pub replicas: BTreeMap<String, u32>,
     pub restarts: BTreeMap<String, u64>,
 }
@@ -252,7 +252,7 @@ fn desired_service(
         kind: kind.into(),
         template,
         hash,
-        replicas: service.replicas.or_else(|| overlay.replicas.get(name).copied()).unwrap_or(1),
+        replicas: overlay.replicas.get(name).copied().or(service.replicas).unwrap_or(1),
         depends_on: service.depends_on.clone(),
         drain: service.stop.drain.unwrap_or(Span::from_secs(10)),
         start_timeout: service.start_timeout.unwrap_or(Span::from_secs(30)),

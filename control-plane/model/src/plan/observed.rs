@@ -46,7 +46,7 @@ pub struct Instance {
 }
 
 /// Where an instance is in its life. The arrows: starting → ready ⇄ unhealthy; from each of them to backing off when it
-/// ends by itself, and to stopping when it is given up; ready → draining → quiescing → stopping → gone when it is retired.
+/// ends by itself, and to stopping when it is given up; ready → draining → quiescing → drained → stopping → gone when it is retired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
@@ -62,6 +62,8 @@ pub enum Phase {
     },
     /// Out of every gateway; requests under way are finishing.
     Quiescing,
+    /// Nothing calls it; it may be ended.
+    Drained,
     /// Being ended.
     #[serde(rename_all = "camelCase")]
     Stopping {
@@ -142,7 +144,10 @@ impl Instance {
 
     /// Whether it is on its way out for good.
     pub fn retiring(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. } | Phase::Quiescing | Phase::Stopping { then: AfterStop::Forget })
+        matches!(
+            self.phase,
+            Phase::Draining { .. } | Phase::Quiescing | Phase::Drained | Phase::Stopping { then: AfterStop::Forget }
+        )
     }
 
     pub fn address(&self) -> Option<SocketAddr> {

@@ -1,0 +1,367 @@
+//! The single owner of state. One loop takes what operators ask and what the edge reports, decides, writes down what it is
+//! about to do, does it, and tells.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshctl_api::error::ApiError;
+use meshctl_api::view::{Accepted, Plan, Registration, Told};
+use meshctl_drivers::runtime::process::listening_ports;
+use meshctl_model::event::EventSeverity;
+use meshctl_model::plan::{Phase, Step, decide};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::execute::{Executor, Round, SharedGateway};
+use crate::gateways;
+use crate::hub::Hub;
+use crate::monitor::Monitor;
+use crate::operate::{Asked, Planned, Wish};
+use crate::report::Report;
+use crate::state::{State, Untold};
+use crate::store::Store;
+use crate::view;
+
+pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// A look at everything, answered between two rounds of the loop.
+pub type Look = Box<dyn FnOnce(&Control) + Send>;
+
+/// What makes a wish out of the present state.
+pub type MakeWish = Box<dyn FnOnce(&State, &Store) -> Result<Wish, ApiError> + Send>;
+
+/// Everything that reaches the loop.
+pub enum Message {
+    Report(Report),
+    Look(Look),
+    Plan {
+        wish: MakeWish,
+        reply: Reply<Plan>,
+    },
+    /// `fingerprint`: of the plan that was agreed to.
+    Accept {
+        wish: MakeWish,
+        fingerprint: Option<String>,
+        asked: Asked,
+        reply: Reply<Accepted>,
+    },
+    Down {
+        asked: Asked,
+        reply: Reply<Accepted>,
+    },
+    Register {
+        service: String,
+        id: String,
+        registration: Registration,
+        reply: Reply<()>,
+    },
+    Deregister {
+        service: String,
+        id: String,
+        reply: Reply<()>,
+    },
+    /// End, and leave everything running.
+    Leave {
+        reply: Option<Reply<()>>,
+    },
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing runs any more.
+    Down,
+    /// Everything runs on.
+    Left,
+}
+
+/// How many messages are taken before the loop decides again: one decision for a burst.
+const BURST: usize = 256;
+
+/// The loop and what it holds.
+pub struct Control {
+    pub state: State,
+    pub store: Store,
+    pub hub: Hub,
+    pub executor: Executor,
+    pub monitors: BTreeMap<String, Monitor>,
+    drivers: BTreeMap<String, SharedGateway>,
+    build: String,
+    /// Steps begun since the start.
+    steps: u64,
+    /// The store failed at the last try; said once, not at every try.
+    unwritable: bool,
+}
+
+impl Control {
+    pub fn new(state: State, store: Store, hub: Hub, executor: Executor, build: String) -> Self {
+        Self {
+            state,
+            store,
+            hub,
+            executor,
+            monitors: BTreeMap::new(),
+            drivers: BTreeMap::new(),
+            build,
+            steps: 0,
+            unwritable: false,
+        }
+    }
+
+    /// Runs until the system is down or somebody asks the daemon to leave.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Ended {
+        self.state.awaited =
+            (self.state.revision > 0 && self.state.revision_state == "applying").then_some(self.state.revision);
+        loop {
+            self.round();
+            if self.state.going_down && self.state.observed.instances.is_empty() {
+                let message = "nothing runs any more".to_owned();
+                self.state.event(EventSeverity::Info, "system.down", "system".into(), message, Value::Null);
+                self.write();
+                self.tell();
+                return Ended::Down;
+            }
+            let wake = self.next_deadline();
+            let first = tokio::select! {
+                message = messages.recv() => message,
+                () = tokio::time::sleep(wake) => None,
+            };
+            let now = Timestamp::now();
+            let burst = std::iter::from_fn(|| messages.try_recv().ok()).take(BURST);
+            for message in first.into_iter().chain(burst) {
+                if let Message::Leave { reply } = message {
+                    self.write();
+                    if let Some(reply) = reply {
+                        let _ = reply.send(Ok(()));
+                    }
+                    return Ended::Left;
+                }
+                self.take(message, now);
+            }
+            self.state.expire_leases(now);
+        }
+    }
+
+    fn take(&mut self, message: Message, now: Timestamp) {
+        // A reply nobody waits for any more is no loss: what was accepted is saved.
+        match message {
+            Message::Report(report) => self.state.fold(report, now),
+            Message::Look(look) => look(self),
+            Message::Plan { wish, reply } => drop(reply.send(self.plan(wish).map(|planned| planned.plan))),
+            Message::Accept { wish, fingerprint, asked, reply } => {
+                let outcome = self.accept(wish, fingerprint.as_deref(), asked, now);
+                drop(reply.send(outcome));
+            }
+            Message::Down { asked, reply } => drop(reply.send(Ok(self.state.down(&asked)))),
+            Message::Register { service, id, registration, reply } => {
+                drop(reply.send(self.state.register(&service, &id, &registration, now)));
+            }
+            Message::Deregister { service, id, reply } => drop(reply.send(self.state.deregister(&service, &id))),
+            Message::Leave { .. } => {}
+        }
+    }
+
+    fn plan(&self, wish: MakeWish) -> Result<Planned, ApiError> {
+        let wish = wish(&self.state, &self.store)?;
+        self.state.plan(wish, listening_ports().unwrap_or_default())
+    }
+
+    fn accept(
+        &mut self,
+        wish: MakeWish,
+        fingerprint: Option<&str>,
+        asked: Asked,
+        now: Timestamp,
+    ) -> Result<Accepted, ApiError> {
+        let planned = self.plan(wish)?;
+        if fingerprint.is_some_and(|agreed| agreed != planned.plan.fingerprint) {
+            let message = format!(
+                "the plan is stale: the system is at revision {} now, and the plan was made for another state",
+                self.state.revision
+            );
+            return Err(ApiError::new(meshctl_api::error::ErrorCode::Conflict, message)
+                .hint("make a new one with `meshctl plan`, look at it, and apply that"));
+        }
+        self.state.accept(planned, asked, &mut self.store, now)
+    }
+
+    /// Decide until nothing is left to begin; write; tell; do.
+    fn round(&mut self) {
+        let now = Timestamp::now();
+        self.state.gateways =
+            gateways::templates(self.state.desired.gateway.as_ref(), &self.executor.state_dir, &self.build);
+        self.state.refresh_snapshot();
+        let mut begun = Vec::new();
+        loop {
+            self.state.ports.busy = listening_ports_if(self.wants_ports());
+            let state = &mut self.state;
+            let steps = decide(&state.desired, &state.gateways, &state.observed, &mut state.ports, now);
+            if steps.is_empty() {
+                break;
+            }
+            for step in &steps {
+                self.state.begin(step, now);
+            }
+            self.state.refresh_snapshot();
+            begun.extend(steps);
+        }
+        self.watch();
+        let touched = self.state.untold.services.clone();
+        self.state.settle(&touched, now);
+        self.write();
+        self.tell();
+        self.execute(begun);
+    }
+
+    /// Whether the next decision may need a port: reading the kernel's list costs as much as deciding.
+    fn wants_ports(&self) -> bool {
+        let state = &self.state;
+        state.desired.services.iter().any(|(name, service)| {
+            service.template.listens
+                && service.template.fixed_port.is_none()
+                && (state.observed.staying(name).filter(|i| i.hash == service.hash).count() as u32) < service.replicas
+        })
+    }
+
+    fn execute(&mut self, steps: Vec<Step>) {
+        self.state.litter.drain(..).for_each(|id| self.executor.clean(id));
+        if steps.is_empty() {
+            return;
+        }
+        let specs = steps.iter().filter_map(|step| match step {
+            Step::Restart { id } => {
+                self.state.observed.instances.get(id).map(|instance| (id.clone(), instance.spec.clone()))
+            }
+            _ => None,
+        });
+        let specs = specs.collect();
+        let running = self.state.observed.of(meshctl_model::GATEWAY).filter(|gateway| gateway.process.is_some());
+        let running: Vec<_> = running.map(|gateway| gateway.spec.clone()).collect();
+        let round = Round {
+            snapshot: Arc::clone(&self.state.snapshot),
+            gateways: running.iter().map(|spec| (spec.id.clone(), self.driver(spec))).collect(),
+            specs,
+        };
+        let round = Arc::new(round);
+        for step in steps {
+            self.steps += 1;
+            crash_here(self.steps, &step);
+            self.executor.execute(step, &round);
+        }
+    }
+
+    pub fn driver(&mut self, spec: &meshctl_model::instance::InstanceSpec) -> SharedGateway {
+        let driver = self.drivers.entry(spec.id.clone()).or_insert_with(|| self.executor.gateway(spec));
+        Arc::clone(driver)
+    }
+
+    /// Every running instance has a monitor, and nothing else has.
+    fn watch(&mut self) {
+        let observed = &self.state.observed;
+        let runs = |id: &String| {
+            observed
+                .instances
+                .get(id)
+                .is_some_and(|instance| instance.process.is_some() && !matches!(instance.phase, Phase::Stopping { .. }))
+        };
+        self.monitors.retain(|id, _| runs(id));
+        self.drivers.retain(|id, _| observed.instances.contains_key(id));
+        for (id, instance) in &observed.instances {
+            if runs(id) && !self.monitors.contains_key(id) {
+                let ready =
+                    matches!(instance.phase, Phase::Ready | Phase::Draining { .. } | Phase::Quiescing | Phase::Drained);
+                let monitor = Monitor::start(&self.executor, instance.spec.clone(), ready);
+                self.monitors.insert(id.clone(), monitor);
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let changes = self.state.changes();
+        match self.store.commit(&changes) {
+            Ok(()) => {
+                self.state.unwritten = Default::default();
+                if std::mem::take(&mut self.unwritable) {
+                    self.state.info("store.writable", "system".into(), "the state can be written again".into());
+                }
+            }
+            // The system runs on from memory, and everything unwritten is written as soon as it can be. Should the daemon
+            // die before, it finds what runs by its label and ends what it does not know.
+            Err(why) if !std::mem::replace(&mut self.unwritable, true) => {
+                self.state.warn("store.unwritable", "system".into(), format!("{why}; going on from memory"));
+            }
+            Err(_) => {}
+        }
+        // A disk that stays full must not fill the memory instead.
+        let surplus = self.state.unwritten.events.len().saturating_sub(10_000);
+        self.state.unwritten.events.drain(..surplus);
+    }
+
+    fn tell(&mut self) {
+        let Untold { events, services, gateways, system } = std::mem::take(&mut self.state.untold);
+        if !self.hub.anybody() {
+            return;
+        }
+        for name in services.iter().filter(|name| *name != meshctl_model::GATEWAY) {
+            self.hub.tell(match view::service(self, name) {
+                Some(service) => Told::Service(service),
+                None => Told::ServiceGone(name.clone()),
+            });
+        }
+        for id in gateways {
+            self.hub.tell(match view::gateway(self, &id) {
+                Some(gateway) => Told::Gateway(gateway),
+                None => Told::GatewayGone(id),
+            });
+        }
+        if system {
+            let state = &self.state;
+            let name = state.desired.name.clone();
+            self.hub.tell(Told::System { name, revision: state.revision, ready: state.ready });
+        }
+        // Last, so that who hears of an outcome has seen what led to it.
+        events.into_iter().for_each(|event| self.hub.tell(Told::Event(event)));
+    }
+
+    /// When the loop must look again though nothing is reported.
+    fn next_deadline(&self) -> Duration {
+        let now = Timestamp::now();
+        let state = &self.state;
+        let waits = state.observed.instances.values().filter_map(|instance| match instance.phase {
+            Phase::BackingOff { until } => Some(until),
+            Phase::Starting => {
+                let service = state.desired.services.get(&instance.spec.service);
+                let limit = service.map_or(Duration::from_secs(15), |service| service.start_timeout.get());
+                instance.since.checked_add(limit).ok()
+            }
+            _ => None,
+        });
+        let leases = state.leases.values().map(|lease| lease.expires_at);
+        let next = waits.chain(leases).map(|at| at.duration_since(now)).min();
+        let usual = Duration::from_secs(1);
+        match next {
+            Some(wait) if wait.is_negative() => Duration::from_millis(1),
+            Some(wait) => wait.unsigned_abs().saturating_add(Duration::from_millis(1)).min(usual),
+            None => usual,
+        }
+    }
+}
+
+fn listening_ports_if(wanted: bool) -> std::collections::BTreeSet<u16> {
+    if wanted { listening_ports().unwrap_or_default() } else { Default::default() }
+}
+
+/// Ends the daemon as `kill -9` would, just before its step of that number, so that a test can try every one.
+#[cfg(debug_assertions)]
+fn crash_here(number: u64, step: &Step) {
+    let wanted = std::env::var("MESHCTL_CRASH_AT").ok().and_then(|text| text.parse::<u64>().ok());
+    if wanted == Some(number) {
+        tracing::error!(number, ?step, "ending here, as asked by MESHCTL_CRASH_AT");
+        std::process::abort();
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn crash_here(_number: u64, _step: &Step) {}

@@ -1,0 +1,130 @@
+//! Watches one running instance: tells when it ends, and when its checks change their mind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshctl_drivers::runtime::probe;
+use meshctl_model::instance::InstanceSpec;
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinHandle;
+
+use crate::control::Message;
+use crate::execute::{Executor, LAST_LINES, SharedGateway};
+use crate::report::Report;
+
+/// The pauses between checks of an instance that is not ready yet: short at first, since most are ready in milliseconds.
+const FIRST_CHECKS: [u64; 6] = [2, 5, 10, 20, 50, 100];
+
+/// A watch that ends when it is dropped.
+#[derive(Debug)]
+pub struct Monitor {
+    task: JoinHandle<()>,
+    /// Milliseconds since 1970; 0 before the first check.
+    checked_at: Arc<AtomicI64>,
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Monitor {
+    /// Watches an instance that runs. `ready`: it was ready when it was last seen.
+    pub fn start(executor: &Executor, spec: InstanceSpec, ready: bool) -> Self {
+        let checked_at = Arc::new(AtomicI64::new(0));
+        let (executor, seen) = (executor.clone(), Arc::clone(&checked_at));
+        let task = tokio::spawn(async move {
+            let id = spec.id.clone();
+            let exited = executor.runtime.exited(&id);
+            let checks = async {
+                if crate::gateways::slot_of(&spec) > 0 {
+                    let gateway = executor.gateway(&spec);
+                    tokio::join!(
+                        check_for_ever(&spec, ready, &seen, &executor.reports, || gateway_answers(&gateway)),
+                        listen(&spec.id, &gateway, &executor.reports)
+                    );
+                } else {
+                    check_for_ever(&spec, ready, &seen, &executor.reports, || probe::check(&spec)).await;
+                }
+            };
+            let exit = tokio::select! {
+                exit = exited => exit,
+                () = checks => return,
+            };
+            let log = executor.runtime.tail(&id, LAST_LINES).await.into_iter().map(|line| line.text).collect();
+            let _ = executor.reports.send(Message::Report(Report::Exited { id, exit, log })).await;
+        });
+        Self { task, checked_at }
+    }
+
+    pub fn last_checked_at(&self) -> Option<Timestamp> {
+        match self.checked_at.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Timestamp::from_millisecond(ms).ok(),
+        }
+    }
+}
+
+async fn gateway_answers(gateway: &SharedGateway) -> Result<(), String> {
+    gateway.status().await.map(|_| ()).map_err(|why| why.to_string())
+}
+
+async fn check_for_ever<F: Future<Output = Result<(), String>>>(
+    spec: &InstanceSpec,
+    was_ready: bool,
+    seen: &AtomicI64,
+    reports: &Sender<Message>,
+    check: impl Fn() -> F,
+) {
+    let mut ready = was_ready;
+    let mut failures = 0;
+    let mut said = String::new();
+    let mut first = FIRST_CHECKS.into_iter();
+    loop {
+        let pause = if ready { None } else { first.next().map(Duration::from_millis) };
+        let usual = spec.health.interval.get();
+        // What is not ready is looked at at least four times a second, whatever its interval.
+        let usual = if ready { usual } else { usual.min(Duration::from_millis(250)) };
+        tokio::time::sleep(pause.unwrap_or(usual)).await;
+        let outcome = check().await;
+        seen.store(Timestamp::now().as_millisecond(), Ordering::Relaxed);
+        let tell = match &outcome {
+            Ok(()) => {
+                failures = 0;
+                !std::mem::replace(&mut ready, true)
+            }
+            Err(why) if ready => {
+                failures += 1;
+                let gone = failures >= spec.health.failures;
+                ready = !gone;
+                gone.then(|| said.clone_from(why)).is_some()
+            }
+            Err(why) if *why != said => {
+                said.clone_from(why);
+                true
+            }
+            Err(_) => false,
+        };
+        if tell && reports.send(Message::Report(Report::Checked { id: spec.id.clone(), outcome })).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hands on what a gateway tells, and connects again when it stops.
+async fn listen(id: &str, gateway: &SharedGateway, reports: &Sender<Message>) {
+    loop {
+        if let Ok(mut events) = gateway.events().await {
+            while let Some(event) = events.recv().await {
+                let report = Report::Told { gateway: id.to_owned(), event };
+                if reports.send(Message::Report(report)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,337 @@
+//! What operators ask for. Each is checked, planned, saved, and only then wanted.
+
+use jiff::Timestamp;
+use meshctl_api::error::{ApiError, ErrorCode};
+use meshctl_api::view::{Accepted, Plan, PlanStep, Registration};
+use meshctl_model::load::Sources;
+use meshctl_model::plan::{Change, Desired, Overlay, Phase, Ports, changes, fingerprint, render};
+use meshctl_model::topology::Topology;
+use serde_json::json;
+
+use crate::state::State;
+use crate::store::{Changes, LeaseRow, RevisionBody, RevisionRow, Store, StoreError};
+
+/// Who asks, and why.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The user of this machine.
+    pub by: String,
+    pub reason: Option<String>,
+}
+
+/// What somebody wants, before it is a revision.
+#[derive(Debug)]
+pub struct Wish {
+    pub topology: Topology,
+    pub overlay: Overlay,
+    /// `apply`, `scale`, `restart`, `undo`.
+    pub cause: &'static str,
+    /// What the plan's fingerprint is made of, beside the revision.
+    pub sources: Sources,
+}
+
+/// A wish with everything that follows from it. Nothing has changed yet.
+#[derive(Debug)]
+pub struct Planned {
+    wish: Wish,
+    desired: Desired,
+    ports: Ports,
+    pub plan: Plan,
+}
+
+impl State {
+    /// The wish to have this topology. What operators said of replicas holds where the file says nothing.
+    pub fn wish_topology(&self, topology: Topology, sources: Sources) -> Wish {
+        let mut overlay = self.overlay.clone();
+        let names = |name: &String| topology.services.get(name);
+        overlay.replicas.retain(|name, _| names(name).is_some_and(|service| service.replicas.is_none()));
+        overlay.restarts.retain(|name, _| names(name).is_some());
+        Wish { topology, overlay, cause: "apply", sources }
+    }
+
+    /// # Errors
+    /// When a service does not exist.
+    pub fn wish_scale(&self, replicas: impl IntoIterator<Item = (String, u32)>) -> Result<Wish, ApiError> {
+        let mut overlay = self.overlay.clone();
+        for (service, count) in replicas {
+            let known = self.known_service(&service)?;
+            if let Some(port) = known.fixed_port().filter(|_| count > 1) {
+                let message =
+                    format!("cannot scale {service} to {count}: its port {port} is fixed, and only one can have it");
+                return Err(ApiError::new(ErrorCode::Invalid, message).hint("write `port: auto` in the topology"));
+            }
+            if count > 1000 {
+                let message = format!("cannot scale {service} to {count}: a service has at most 1000 instances");
+                return Err(ApiError::new(ErrorCode::Invalid, message));
+            }
+            overlay.replicas.insert(service, count);
+        }
+        Ok(self.wish_again(overlay, "scale"))
+    }
+
+    /// # Errors
+    /// When a service does not exist.
+    pub fn wish_restart(&self, services: &[String]) -> Result<Wish, ApiError> {
+        let mut overlay = self.overlay.clone();
+        for service in services {
+            self.known_service(service)?;
+            *overlay.restarts.entry(service.clone()).or_default() += 1;
+        }
+        Ok(self.wish_again(overlay, "restart"))
+    }
+
+    fn wish_again(&self, overlay: Overlay, cause: &'static str) -> Wish {
+        Wish { topology: self.topology.clone(), overlay, cause, sources: Sources::default() }
+    }
+
+    /// # Errors
+    /// When there is no such revision to go back to.
+    pub fn wish_undo(&self, to: Option<u64>, store: &Store) -> Result<Wish, ApiError> {
+        let wanted = to.unwrap_or_else(|| self.revision.saturating_sub(1));
+        let missing = || {
+            let message = match to {
+                Some(number) => format!("there is no revision {number} to go back to"),
+                None => "there is no revision before the present one to go back to".to_owned(),
+            };
+            ApiError::new(ErrorCode::NotFound, message).hint("see `meshctl rollout history`")
+        };
+        if wanted == 0 {
+            return Err(missing());
+        }
+        let (_, body) = store.revision(wanted).map_err(|why| unwritable(&why))?.ok_or_else(missing)?;
+        Ok(Wish { topology: body.topology, overlay: body.overlay, cause: "undo", sources: Sources::default() })
+    }
+
+    fn known_service(&self, name: &str) -> Result<&meshctl_model::topology::Service, ApiError> {
+        self.topology.services.get(name).filter(|_| !self.desired.services.is_empty()).ok_or_else(|| {
+            let known: Vec<_> = self.desired.services.keys().map(String::as_str).collect();
+            let hint = if known.is_empty() {
+                "nothing is applied yet: `meshctl apply FILE`".to_owned()
+            } else {
+                format!("there are: {}", known.join(", "))
+            };
+            ApiError::new(ErrorCode::NotFound, format!("there is no service `{name}`")).hint(hint)
+        })
+    }
+
+    /// What would change. `busy` are the ports that somebody listens on.
+    ///
+    /// # Errors
+    /// When an address cannot be found for everything.
+    pub fn plan(&self, wish: Wish, busy: std::collections::BTreeSet<u16>) -> Result<Planned, ApiError> {
+        let mut ports = Ports { busy, ..self.ports.clone() };
+        let desired =
+            render(&wish.topology, &wish.overlay, &mut ports).map_err(|why| ApiError::new(ErrorCode::Invalid, why))?;
+        let steps: Vec<PlanStep> = changes(&self.desired, &desired).into_iter().map(step).collect();
+        let plan = Plan {
+            api_version: meshctl_model::API_VERSION.into(),
+            kind: "Plan".into(),
+            fingerprint: fingerprint(&wish.sources, self.revision),
+            changes: steps.len() as u32,
+            steps,
+            base_revision: self.revision,
+            sources: Some(wish.sources.clone()).filter(|sources| !sources.files.is_empty()),
+        };
+        Ok(Planned { wish, desired, ports, plan })
+    }
+
+    /// Makes a plan what is wanted. Saved first: what was answered survives everything.
+    ///
+    /// # Errors
+    /// When it cannot be saved; nothing has changed then.
+    pub fn accept(
+        &mut self,
+        planned: Planned,
+        asked: Asked,
+        store: &mut Store,
+        now: Timestamp,
+    ) -> Result<Accepted, ApiError> {
+        if self.going_down {
+            let message = "the system is going down; apply again when it has ended";
+            return Err(ApiError::new(ErrorCode::Unavailable, message));
+        }
+        let Planned { wish, desired, ports, plan } = planned;
+        let last_event_id = self.last_event.to_string();
+        if plan.changes > 0 || self.revision == 0 || self.revision_state == "down" {
+            let revision = last_revision(store)?.max(self.revision) + 1;
+            let row = RevisionRow {
+                revision,
+                created_at: now,
+                by: asked.by.clone(),
+                reason: asked.reason.clone(),
+                cause: wish.cause.into(),
+                state: "applying".into(),
+            };
+            let body = RevisionBody { topology: wish.topology, overlay: wish.overlay, desired };
+            let ports_now = Some(ports.assigned.clone());
+            let change = Changes { revision: Some((row, body.clone())), ports: ports_now, ..Changes::default() };
+            store.commit(&change).map_err(|why| unwritable(&why))?;
+            self.revision = revision;
+            self.revision_state = "applying";
+            self.topology = body.topology;
+            self.overlay = body.overlay;
+            let removed = self.desired.services.keys().filter(|name| !body.desired.services.contains_key(*name));
+            self.untold.services.extend(removed.cloned());
+            self.untold.services.extend(body.desired.services.keys().cloned());
+            self.desired = body.desired;
+            self.ports = ports;
+            self.release_edges();
+            let message =
+                format!("{} asks for revision {revision} ({}): {} changes", asked.by, wish.cause, plan.changes);
+            let data = json!({"revision": revision, "by": asked.by, "reason": asked.reason, "cause": wish.cause});
+            let severity = meshctl_model::event::EventSeverity::Info;
+            self.event(severity, "revision.accepted", format!("revision/{revision}"), message, data);
+        }
+        self.try_again(now);
+        self.awaited = Some(self.revision);
+        self.untold.system = true;
+        Ok(Accepted { revision: self.revision, plan, last_event_id })
+    }
+
+    /// An apply is also the wish to try what failed once more, at once.
+    fn try_again(&mut self, now: Timestamp) {
+        let names: Vec<String> = self.observed.services.keys().cloned().collect();
+        for name in names {
+            self.record(&name, |record| record.failing = None);
+        }
+        let waiting: Vec<String> = self
+            .observed
+            .instances
+            .values()
+            .filter(|instance| matches!(instance.phase, Phase::BackingOff { .. }))
+            .map(|instance| instance.spec.id.clone())
+            .collect();
+        for id in waiting {
+            self.update(&id, |instance| {
+                instance.failures = 0;
+                instance.enter(Phase::BackingOff { until: now }, now);
+            });
+        }
+        for link in self.observed.gateways.values_mut() {
+            link.trouble = None;
+            // A refused address is tried again only by a new push.
+            link.acked_generation = 0;
+        }
+    }
+
+    /// Addresses of edges that are no longer wanted can be given to others.
+    fn release_edges(&mut self) {
+        let metrics = self.gateways.len().max(self.desired.gateway.as_ref().map_or(0, |g| g.instances as usize));
+        let desired = &self.desired;
+        self.ports.assigned.retain(|owner, _| match owner.split_once('/') {
+            Some(("edge", edge)) => desired.edges.contains_key(edge),
+            Some(("metrics", slot)) => slot.parse::<usize>().is_ok_and(|slot| slot <= metrics),
+            _ => true,
+        });
+        self.unwritten.ports = true;
+    }
+
+    /// From here on nothing is wanted.
+    pub fn down(&mut self, asked: &Asked) -> Accepted {
+        let last_event_id = self.last_event.to_string();
+        let empty = Desired { name: self.desired.name.clone(), ports: self.desired.ports, ..Desired::default() };
+        let steps: Vec<PlanStep> = changes(&self.desired, &empty).into_iter().map(step).collect();
+        let plan = Plan {
+            api_version: meshctl_model::API_VERSION.into(),
+            kind: "Plan".into(),
+            fingerprint: fingerprint(&Sources::default(), self.revision),
+            changes: steps.len() as u32,
+            steps,
+            base_revision: self.revision,
+            sources: None,
+        };
+        self.untold.services.extend(self.desired.services.keys().cloned());
+        self.desired = empty;
+        self.going_down = true;
+        self.awaited = None;
+        self.revision_state = "down";
+        self.unwritten.revision_state = true;
+        self.untold.system = true;
+        let data = json!({"by": asked.by, "reason": asked.reason});
+        let message = format!("{} takes the system down", asked.by);
+        let severity = meshctl_model::event::EventSeverity::Info;
+        self.event(severity, "system.goingDown", "system".into(), message, data);
+        Accepted { revision: self.revision, plan, last_event_id }
+    }
+
+    /// Adds or renews a registration from outside.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn register(
+        &mut self,
+        service: &str,
+        id: &str,
+        registration: &Registration,
+        now: Timestamp,
+    ) -> Result<(), ApiError> {
+        if let Err(why) = registration.address.parse::<std::net::SocketAddr>() {
+            let message =
+                format!("cannot register {id} of {service}: `{}` is not an address: {why}", registration.address);
+            return Err(ApiError::new(ErrorCode::Invalid, message).hint("write ADDRESS:PORT, such as 127.0.0.1:9000"));
+        }
+        if self.observed.instances.contains_key(id) {
+            let message = format!("cannot register {id} of {service}: an instance of that name is running here");
+            return Err(ApiError::new(ErrorCode::Conflict, message).hint("choose another name"));
+        }
+        let default = if self.desired.lease.as_millis() == 0 { 30_000 } else { self.desired.lease.as_millis() };
+        let lease = std::time::Duration::from_millis(registration.lease_ms.unwrap_or(default).clamp(1, 86_400_000));
+        let expires_at = now.checked_add(lease).unwrap_or(now);
+        let key = (service.to_owned(), id.to_owned());
+        let known = self.leases.get(&key).filter(|lease| lease.address == registration.address);
+        let since = known.map_or(now, |lease| lease.since);
+        if known.is_none() {
+            self.registry_index += 1;
+            let message = format!("{id} of {service} is registered at {}", registration.address);
+            self.info("endpoint.registered", format!("endpoint/{id}"), message);
+        }
+        let address = registration.address.clone();
+        let lease = LeaseRow { service: service.into(), id: id.into(), address, since, expires_at };
+        self.leases.insert(key.clone(), lease);
+        self.unwritten.leases.insert(key);
+        Ok(())
+    }
+
+    /// # Errors
+    /// When it is not registered.
+    pub fn deregister(&mut self, service: &str, id: &str) -> Result<(), ApiError> {
+        let key = (service.to_owned(), id.to_owned());
+        if self.leases.remove(&key).is_none() {
+            let message = format!("nothing is registered as {id} of {service}");
+            return Err(ApiError::new(ErrorCode::NotFound, message).hint("see `meshctl registry ls`"));
+        }
+        self.unwritten.leases.insert(key);
+        self.registry_index += 1;
+        self.info("endpoint.deregistered", format!("endpoint/{id}"), format!("{id} of {service} is deregistered"));
+        Ok(())
+    }
+
+    /// A lease that was not renewed is over at its end, not at some later look.
+    pub fn expire_leases(&mut self, now: Timestamp) {
+        let over: Vec<_> = self.leases.values().filter(|lease| lease.expires_at <= now).cloned().collect();
+        for lease in over {
+            let key = (lease.service.clone(), lease.id.clone());
+            self.leases.remove(&key);
+            self.unwritten.leases.insert(key);
+            self.registry_index += 1;
+            let message = format!("the registration of {} of {} was not renewed", lease.id, lease.service);
+            self.warn("endpoint.expired", format!("endpoint/{}", lease.id), message);
+        }
+    }
+}
+
+fn last_revision(store: &Store) -> Result<u64, ApiError> {
+    let rows = store.revisions().map_err(|why| unwritable(&why))?;
+    Ok(rows.last().map_or(0, |row| row.revision))
+}
+
+/// The words for a store that fails, which is nearly always a full disk.
+pub fn unwritable(why: &StoreError) -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, format!("nothing was changed: {why}"))
+        .hint("free some space (`meshctl check` shows how much there is), then try again")
+}
+
+fn step(change: Change) -> PlanStep {
+    let Change { action, kind, name, why, consequence } = change;
+    PlanStep { action, kind, name, why, consequence }
+}

@@ -1,0 +1,296 @@
+//! Everything the control loop owns, and the only ways in which it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use meshctl_model::event::{Event, EventSeverity};
+use meshctl_model::plan::{Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step};
+use meshctl_model::snapshot::{Endpoint, Snapshot};
+use meshctl_model::topology::Topology;
+use serde_json::Value;
+
+use crate::store::{Changes, LeaseRow, Remembered};
+
+/// What is wanted, what is seen, and what has yet to be written and told about it.
+#[derive(Debug)]
+pub struct State {
+    pub revision: u64,
+    /// `applying`, `applied`, `failed`; empty before the first apply.
+    pub revision_state: &'static str,
+    /// The revision whose outcome somebody is waiting for.
+    pub awaited: Option<u64>,
+    pub topology: Topology,
+    pub overlay: Overlay,
+    pub desired: Desired,
+    /// The gateway processes that are wanted, by slot.
+    pub gateways: BTreeMap<u32, DesiredService>,
+    pub observed: Observed,
+    pub ports: Ports,
+    /// Registered from outside, by service and id.
+    pub leases: BTreeMap<(String, String), LeaseRow>,
+    /// Rises with every change of endpoints.
+    pub registry_index: u64,
+    /// What the data plane should have now; its generation is `observed.generation`.
+    pub snapshot: Arc<Snapshot>,
+    /// Everything is as wanted.
+    pub ready: bool,
+    pub going_down: bool,
+    pub last_event: u64,
+    /// Instances that ended on their way out, whose files nobody has removed.
+    pub litter: Vec<String>,
+    pub unwritten: Unwritten,
+    pub untold: Untold,
+}
+
+/// What has yet to be written, by name: it is looked up when it is written, so that a hundred changes of one thing are one.
+#[derive(Clone, Debug, Default)]
+pub struct Unwritten {
+    pub revision_state: bool,
+    pub instances: BTreeSet<String>,
+    pub services: BTreeSet<String>,
+    pub events: Vec<Event>,
+    pub ports: bool,
+    pub leases: BTreeSet<(String, String)>,
+    pub generation: bool,
+}
+
+/// What watchers have yet to hear.
+#[derive(Debug, Default)]
+pub struct Untold {
+    pub events: Vec<Event>,
+    pub services: BTreeSet<String>,
+    /// By instance id.
+    pub gateways: BTreeSet<String>,
+    pub system: bool,
+}
+
+impl State {
+    pub fn restore(remembered: Remembered, offset: u16) -> Self {
+        let mut observed = Observed { generation: remembered.generation, ..Observed::default() };
+        observed.services.extend(remembered.services);
+        observed.instances.extend(remembered.instances.into_iter().map(|i| (i.spec.id.clone(), i)));
+        let ports = Ports { assigned: remembered.ports, offset, ..Ports::default() };
+        let leases = remembered.leases.into_iter().map(|l| ((l.service.clone(), l.id.clone()), l)).collect();
+        let mut state = Self {
+            revision: 0,
+            revision_state: "",
+            awaited: None,
+            topology: Topology::default(),
+            overlay: Overlay::default(),
+            desired: Desired::default(),
+            gateways: BTreeMap::new(),
+            observed,
+            ports,
+            leases,
+            registry_index: 1,
+            snapshot: Arc::default(),
+            ready: false,
+            going_down: false,
+            last_event: remembered.last_event,
+            litter: Vec::new(),
+            unwritten: Unwritten::default(),
+            untold: Untold::default(),
+        };
+        if let Some((row, body)) = remembered.revision {
+            state.revision = row.revision;
+            state.revision_state = match row.state.as_str() {
+                "applied" => "applied",
+                "failed" => "failed",
+                "down" => "down",
+                _ => "applying",
+            };
+            state.topology = body.topology;
+            state.overlay = body.overlay;
+            if state.revision_state != "down" {
+                state.ports.range = body.desired.ports;
+                state.desired = body.desired;
+            }
+        }
+        state
+    }
+
+    /// Something happened.
+    pub fn event(&mut self, severity: EventSeverity, kind: &str, subject: String, message: String, data: Value) {
+        self.last_event += 1;
+        let event = Event {
+            id: self.last_event.to_string(),
+            kind: kind.into(),
+            subject,
+            message,
+            severity,
+            data,
+            created_at: Timestamp::now(),
+        };
+        tracing::info!(kind = %event.kind, subject = %event.subject, "{}", event.message);
+        self.unwritten.events.push(event.clone());
+        self.untold.events.push(event);
+    }
+
+    pub fn info(&mut self, kind: &str, subject: String, message: String) {
+        self.event(EventSeverity::Info, kind, subject, message, Value::Null);
+    }
+
+    pub fn warn(&mut self, kind: &str, subject: String, message: String) {
+        self.event(EventSeverity::Warning, kind, subject, message, Value::Null);
+    }
+
+    /// The one way to change an instance: what changes is written and told.
+    pub fn update(&mut self, id: &str, change: impl FnOnce(&mut Instance)) {
+        let Some(instance) = self.observed.instances.get_mut(id) else { return };
+        let was_ready = instance.phase == Phase::Ready;
+        change(instance);
+        if was_ready != (instance.phase == Phase::Ready) {
+            self.registry_index += 1;
+        }
+        self.touch(id);
+    }
+
+    /// Its place is free again.
+    pub fn forget(&mut self, id: &str) {
+        self.touch(id);
+        self.observed.instances.remove(id);
+        self.observed.gateways.remove(id);
+        self.ports.release(&format!("instance/{id}"));
+        self.unwritten.ports = true;
+        self.registry_index += 1;
+    }
+
+    pub fn insert(&mut self, instance: Instance) {
+        let id = instance.spec.id.clone();
+        if !instance.is_gateway() {
+            self.unwritten.ports = true;
+        }
+        self.observed.instances.insert(id.clone(), instance);
+        self.touch(&id);
+    }
+
+    fn touch(&mut self, id: &str) {
+        let Some(instance) = self.observed.instances.get(id) else { return };
+        if instance.is_gateway() {
+            self.untold.gateways.insert(id.to_owned());
+        }
+        self.touched_service(&instance.spec.service.clone());
+        self.unwritten.instances.insert(id.to_owned());
+    }
+
+    fn touched_service(&mut self, service: &str) {
+        if self.untold.services.insert(service.to_owned()) {
+            // Those who wait for it change with it.
+            let waiting = self.desired.services.iter().filter(|(_, s)| s.depends_on.iter().any(|d| d == service));
+            self.untold.services.extend(waiting.map(|(name, _)| name.clone()).collect::<Vec<_>>());
+        }
+    }
+
+    /// The one way to change what is remembered of a service.
+    pub fn record(&mut self, service: &str, change: impl FnOnce(&mut meshctl_model::plan::ServiceRecord)) {
+        let record = self.observed.services.entry(service.to_owned()).or_default();
+        if record.service_id.is_empty() {
+            record.service_id = uuid::Uuid::now_v7().to_string();
+        }
+        let before = record.clone();
+        change(record);
+        if *record != before {
+            self.unwritten.services.insert(service.to_owned());
+            self.touched_service(service);
+        }
+    }
+
+    /// Marks a step as under way: from here on it is seen, also by a daemon that comes after a crash.
+    pub fn begin(&mut self, step: &Step, now: Timestamp) {
+        match step {
+            Step::Start { spec, hash } => self.begin_start(spec, hash, now),
+            Step::Restart { id } => self.update(id, |instance| {
+                instance.restarts += 1;
+                instance.enter(Phase::Starting, now);
+            }),
+            Step::Drain { id } => {
+                let generation = self.observed.generation + 1;
+                self.update(id, |instance| instance.enter(Phase::Draining { generation }, now));
+            }
+            Step::AwaitDrained { id, .. } => self.update(id, |instance| instance.enter(Phase::Quiescing, now)),
+            Step::Stop { id, then, why } => {
+                let (then, why) = (*then, why.clone());
+                self.update(id, |instance| {
+                    instance.reason = why.or(instance.reason.take());
+                    instance.enter(Phase::Stopping { then }, now);
+                });
+            }
+            Step::Push { gateway } => {
+                if let Some(link) = self.observed.gateways.get_mut(gateway) {
+                    link.pushing = true;
+                }
+            }
+        }
+    }
+
+    fn begin_start(&mut self, spec: &meshctl_model::instance::InstanceSpec, hash: &str, now: Timestamp) {
+        let ordinal = spec.id.rsplit('-').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        self.record(&spec.service, |record| record.next_ordinal = record.next_ordinal.max(ordinal + 1));
+        let instance = Instance {
+            spec: spec.clone(),
+            hash: hash.to_owned(),
+            revision: self.revision,
+            phase: Phase::Starting,
+            since: now,
+            process: None,
+            started_at: None,
+            restarts: 0,
+            failures: 0,
+            reason: None,
+            last_checked_at: None,
+        };
+        if instance.is_gateway() {
+            let slot = crate::gateways::slot_of(spec);
+            let link = meshctl_model::plan::GatewayLink { slot, ..Default::default() };
+            self.observed.gateways.insert(spec.id.clone(), link);
+        }
+        self.insert(instance);
+    }
+
+    /// Renders what the data plane should have; a difference is a new generation.
+    pub fn refresh_snapshot(&mut self) {
+        let mut next = meshctl_model::plan::snapshot(&self.desired, &self.observed, &self.leased(), self.revision);
+        next.generation = self.observed.generation;
+        if next != *self.snapshot {
+            self.observed.generation += 1;
+            next.generation = self.observed.generation;
+            self.unwritten.generation = true;
+            self.snapshot = Arc::new(next);
+        }
+    }
+
+    /// Everything that has yet to be written, as it is now.
+    pub fn changes(&self) -> Changes {
+        let unwritten = &self.unwritten;
+        let instances = || unwritten.instances.iter().map(|id| (id, self.observed.instances.get(id)));
+        let leases = || unwritten.leases.iter().map(|key| (key, self.leases.get(key)));
+        let record = |name: &String| Some((name.clone(), self.observed.services.get(name)?.clone()));
+        Changes {
+            revision: None,
+            revision_states: unwritten
+                .revision_state
+                .then_some((self.revision, self.revision_state))
+                .into_iter()
+                .collect(),
+            instances: instances().filter_map(|(_, instance)| instance.cloned()).collect(),
+            instances_gone: instances().filter(|(_, i)| i.is_none()).map(|(id, _)| id.clone()).collect(),
+            services: unwritten.services.iter().filter_map(record).collect(),
+            events: unwritten.events.clone(),
+            ports: unwritten.ports.then(|| self.ports.assigned.clone()),
+            leases: leases().filter_map(|(_, lease)| lease.cloned()).collect(),
+            leases_gone: leases().filter(|(_, l)| l.is_none()).map(|(key, _)| key.clone()).collect(),
+            generation: unwritten.generation.then_some(self.observed.generation),
+        }
+    }
+
+    fn leased(&self) -> BTreeMap<String, Vec<Endpoint>> {
+        let mut by_service: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
+        for lease in self.leases.values() {
+            if let Ok(address) = lease.address.parse() {
+                by_service.entry(lease.service.clone()).or_default().push(Endpoint { id: lease.id.clone(), address });
+            }
+        }
+        by_service
+    }
+}
