@@ -7,6 +7,7 @@ use meshctl_model::instance::{Exit, InstanceSpec, ProcessId};
 
 use crate::Pending;
 
+pub mod conformance;
 pub mod process;
 
 /// The contract of every runtime.

@@ -1,1 +1,334 @@
-//! Local processes.
+//! Local processes: a shim per instance ([`shim`]), a folder per instance ([`folder`]), and nothing in memory. Whatever the
+//! daemon knows of an instance it reads from the folder and the kernel, so a daemon that has just started knows as much as
+//! one that has run for a year.
+
+mod environment;
+mod folder;
+mod logs;
+mod output;
+mod proc;
+pub mod shim;
+mod watch;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshctl_model::instance::{Exit, InstanceSpec};
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use self::folder::{Folder, Record, Report, State, about};
+pub use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL, Usage, alive, listening_ports, process_id};
+use self::watch::{FolderWatch, end_of};
+use super::{Found, FoundState, Line, Running, Runtime, RuntimeError};
+use crate::Pending;
+
+/// How long a shim may take from its lock to its record; it takes a millisecond or two.
+const STARTING: Duration = Duration::from_secs(5);
+/// How long a shim may take to end, beyond the grace of its instance, before it is killed itself.
+const ENDING: Duration = Duration::from_secs(10);
+/// Lines between a log and its reader.
+const LINES: usize = 256;
+
+/// Starts instances as processes of this machine.
+#[derive(Clone, Debug)]
+pub struct ProcessRuntime {
+    state_dir: PathBuf,
+    executable: PathBuf,
+}
+
+impl ProcessRuntime {
+    /// Instances live in `state_dir/instances`; `executable` is meshctl's own, started as `executable shim DIR`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(state_dir: &Path, executable: PathBuf) -> io::Result<Self> {
+        let instances = Folder { dir: state_dir.join("instances") };
+        instances.create().map_err(|error| about("make", &instances.dir, error))?;
+        // One spelling for ever: processes carry it in their environment.
+        let state_dir = state_dir.canonicalize().map_err(|error| about("find", state_dir, error))?;
+        Ok(Self { state_dir, executable })
+    }
+
+    /// Ends processes that were started for instances of this state directory of which no folder is left. Returns how many.
+    ///
+    /// # Errors
+    /// When one of them cannot be ended.
+    pub async fn sweep_orphans(&self) -> Result<usize, RuntimeError> {
+        let runtime = self.clone();
+        let orphaned = move || {
+            let unknown = |id: &str| runtime.folder(id).is_ok_and(|folder| !folder.dir.exists());
+            proc::sweep(&runtime.state_dir, unknown, ENDING)
+        };
+        blocking(orphaned).await.map_err(|why| RuntimeError::Failed { attempt: "sweep", id: "orphans".into(), why })
+    }
+
+    /// What the processes of an instance use together; `None` when it does not run.
+    pub fn usage(&self, id: &str) -> Option<Usage> {
+        match self.folder(id).ok()?.state().ok()? {
+            State::Running(record, _) => Some(proc::usage_below(record.shim.pid)),
+            _ => None,
+        }
+    }
+
+    fn folder(&self, id: &str) -> Result<Folder, String> {
+        let plain = !id.is_empty() && !id.starts_with('.') && !id.contains(['/', '\0']);
+        if plain { Ok(Folder { dir: self.instances().join(id) }) } else { Err(format!("{id:?} is not a name")) }
+    }
+
+    fn instances(&self) -> PathBuf {
+        self.state_dir.join("instances")
+    }
+
+    async fn start(&self, spec: &InstanceSpec) -> Result<Running, RuntimeError> {
+        let failed = |why: String| RuntimeError::Failed { attempt: "start", id: spec.id.clone(), why };
+        let folder = self.folder(&spec.id).map_err(failed)?;
+        if let Some(record) = running(&folder).await.map_err(|error| failed(error.to_string()))? {
+            return Ok(record.into());
+        }
+        let launch = {
+            let (runtime, folder, spec) = (self.clone(), folder.clone(), spec.clone());
+            move || runtime.launch(&folder, &spec)
+        };
+        let report = match blocking(launch).await {
+            Ok(shim) => hear(shim).await,
+            Err(error) => Err(error),
+        };
+        match report.map_err(|error| failed(error.to_string()))? {
+            Some(Report::Started(record)) => Ok(record.into()),
+            Some(Report::Unstartable(why)) => Err(RuntimeError::Unstartable { id: spec.id.clone(), why }),
+            Some(Report::Failed(why)) => Err(failed(why)),
+            // The shim found another one that was faster.
+            None => match running(&folder).await.map_err(|error| failed(error.to_string()))? {
+                Some(record) => Ok(record.into()),
+                None => Err(failed("its shim ended before it had started the program".to_owned())),
+            },
+        }
+    }
+
+    fn launch(&self, folder: &Folder, spec: &InstanceSpec) -> io::Result<tokio::process::Child> {
+        folder.create()?;
+        folder.write_spec(spec)?;
+        tokio::process::Command::new(&self.executable)
+            .arg("shim")
+            .arg(&folder.dir)
+            .env(STATE_DIR_LABEL, &self.state_dir)
+            .env(INSTANCE_LABEL, &spec.id)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| about("execute", &self.executable, error))
+    }
+
+    async fn stop(&self, id: &str) -> Result<Exit, RuntimeError> {
+        let failed = |why: String| RuntimeError::Failed { attempt: "stop", id: id.to_owned(), why };
+        let folder = self.folder(id).map_err(failed)?;
+        let shim = match folder.state().map_err(|error| failed(error.to_string()))? {
+            State::Ended(exit) => return self.account(&folder, id, exit, false).await.map_err(failed),
+            State::Starting(shim) | State::Running(_, shim) | State::Ending(shim) => shim,
+        };
+        let grace = folder.spec().ok().flatten().map_or(Duration::ZERO, |spec| spec.grace.get());
+        // A shim that has ended meanwhile needs no signal.
+        let _ = pidfd_send_signal(&shim, Signal::TERM);
+        let hand = shim.try_clone().map_err(|error| failed(error.to_string()))?;
+        if tokio::time::timeout(grace + ENDING, end_of(shim)).await.is_err() {
+            // It is stopped or stuck. Its program dies with it, and what else there is, is found by its label.
+            let _ = pidfd_send_signal(&hand, Signal::KILL);
+            end_of(hand).await.map_err(|error| failed(error.to_string()))?;
+        }
+        let exit = folder.exit().map_err(|error| failed(error.to_string()))?;
+        self.account(&folder, id, exit, true).await.map_err(failed)
+    }
+
+    async fn exited(&self, id: &str) -> Exit {
+        let unknown = |why: String| Exit {
+            at: Timestamp::now(),
+            code: None,
+            signal: None,
+            asked: false,
+            reason: Some(format!("how is not known: {why}")),
+        };
+        let folder = match self.folder(id) {
+            Ok(folder) => folder,
+            Err(why) => return unknown(why),
+        };
+        let shim = match folder.state() {
+            Ok(State::Ended(_)) => None,
+            Ok(State::Starting(shim) | State::Running(_, shim) | State::Ending(shim)) => Some(shim),
+            Err(error) => return unknown(error.to_string()),
+        };
+        if let Some(shim) = shim
+            && let Err(error) = end_of(shim).await
+        {
+            return unknown(error.to_string());
+        }
+        match folder.exit() {
+            Ok(exit) => self.account(&folder, id, exit, false).await.unwrap_or_else(unknown),
+            Err(error) => unknown(error.to_string()),
+        }
+    }
+
+    /// How an instance ended whose shim is gone. A shim that wrote the exit has left nothing behind; one that could not,
+    /// because it was killed, may have.
+    async fn account(&self, folder: &Folder, id: &str, exit: Option<Exit>, asked: bool) -> Result<Exit, String> {
+        if let Some(exit) = exit {
+            return Ok(exit);
+        }
+        let (state_dir, doomed) = (self.state_dir.clone(), id.to_owned());
+        blocking(move || proc::sweep(&state_dir, |instance| instance == doomed, ENDING)).await?;
+        let reason = match folder.record() {
+            Ok(None) => "it was never started",
+            _ => "how is not known: its shim left no word, because it was killed or the disk is full",
+        };
+        Ok(Exit { at: Timestamp::now(), code: None, signal: None, asked, reason: Some(reason.to_owned()) })
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        let failed = |id: &str, why: String| RuntimeError::Failed { attempt: "find", id: id.to_owned(), why };
+        let entries = std::fs::read_dir(self.instances())
+            .map_err(|error| failed("instances", about("list", &self.instances(), error).to_string()))?;
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(id) = name.to_str() else { continue };
+            let Ok(folder) = self.folder(id) else { continue };
+            let record = running(&folder).await.map_err(|error| failed(id, error.to_string()))?;
+            let spec = match (folder.spec(), &record) {
+                (Ok(Some(spec)), _) => spec,
+                (Err(error), Some(_)) => return Err(failed(id, error.to_string())),
+                (Ok(None), Some(_)) => return Err(failed(id, "it runs, but its spec.json is gone".to_owned())),
+                // A crash of the machine left it half written; nothing of it runs, so there is nothing to adopt.
+                (Err(error), None) => {
+                    tracing::warn!(instance = id, %error, "left aside");
+                    continue;
+                }
+                (Ok(None), None) => continue,
+            };
+            let state = match record {
+                Some(record) => FoundState::Running(record.into()),
+                None => {
+                    let exit = folder.exit().map_err(|error| failed(id, error.to_string()))?;
+                    FoundState::Ended(self.account(&folder, id, exit, false).await.map_err(|why| failed(id, why))?)
+                }
+            };
+            found.push(Found { spec, state });
+        }
+        found.sort_by(|one, other| one.spec.id.cmp(&other.spec.id));
+        Ok(found)
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        let failed = |why: String| RuntimeError::Failed { attempt: "remove", id: id.to_owned(), why };
+        let folder = self.folder(id).map_err(failed)?;
+        if running(&folder).await.map_err(|error| failed(error.to_string()))?.is_some() {
+            return Err(failed("it is running; stop it first".to_owned()));
+        }
+        let removed = blocking(move || std::fs::remove_dir_all(&folder.dir)).await;
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Runtime for ProcessRuntime {
+    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> Pending<'a, Result<Running, RuntimeError>> {
+        Box::pin(self.start(spec))
+    }
+
+    fn stop<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Exit, RuntimeError>> {
+        Box::pin(self.stop(id))
+    }
+
+    fn exited<'a>(&'a self, id: &'a str) -> Pending<'a, Exit> {
+        Box::pin(self.exited(id))
+    }
+
+    fn list(&self) -> Pending<'_, Result<Vec<Found>, RuntimeError>> {
+        Box::pin(self.list())
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<(), RuntimeError>> {
+        Box::pin(self.remove(id))
+    }
+
+    fn tail<'a>(&'a self, id: &'a str, lines: usize) -> Pending<'a, Vec<Line>> {
+        Box::pin(async move {
+            match self.folder(id) {
+                Ok(folder) => blocking(move || logs::tail(&folder.dir, lines)).await,
+                Err(_) => Vec::new(),
+            }
+        })
+    }
+
+    fn logs(&self, id: &str, since: Option<Timestamp>, follow: bool) -> mpsc::Receiver<Line> {
+        // A reader that is slower than the log holds back the reading of the file, never the program.
+        let (lines, receiver) = mpsc::channel(LINES);
+        if let Ok(folder) = self.folder(id) {
+            tokio::spawn(logs::send(folder.dir, since, follow, lines));
+        }
+        receiver
+    }
+}
+
+impl From<Record> for Running {
+    fn from(record: Record) -> Self {
+        Self { process: record.program, started_at: record.started_at }
+    }
+}
+
+/// What runs in the folder, once it is settled whether anything does.
+async fn running(folder: &Folder) -> io::Result<Option<Record>> {
+    let settled = async {
+        loop {
+            match folder.state()? {
+                State::Running(record, _) => return Ok(Some(record)),
+                State::Ended(_) => return Ok(None),
+                State::Ending(shim) => end_of(shim).await?,
+                State::Starting(shim) => {
+                    let mut watch = FolderWatch::new(&folder.dir)?;
+                    // What came between the look and the watch has not been seen by the watch.
+                    if let State::Starting(_) = folder.state()? {
+                        tokio::select! {
+                            changed = watch.changed() => changed?,
+                            ended = end_of(shim) => ended?,
+                        }
+                    }
+                }
+            }
+        }
+    };
+    tokio::time::timeout(STARTING, settled).await.unwrap_or_else(|_| {
+        Err(io::Error::other(format!(
+            "its shim (the holder of the lock in {}) neither starts nor ends",
+            folder.dir.display()
+        )))
+    })
+}
+
+/// What a new shim says; `None` when it ends without a word.
+async fn hear(mut shim: tokio::process::Child) -> io::Result<Option<Report>> {
+    let mut words = Vec::new();
+    if let Some(mut pipe) = shim.stdout.take() {
+        pipe.read_to_end(&mut words).await?;
+    }
+    // It is our child for as long as we live, so somebody has to take in its end.
+    tokio::spawn(async move { shim.wait().await });
+    if words.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&words).map(Some).map_err(io::Error::from)
+}
+
+/// Runs what waits for the disk or the kernel where it holds nobody up.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}

@@ -1,0 +1,46 @@
+//! What the processes of an instance find in their environment.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use meshctl_model::instance::{InstanceSpec, SpecEnv};
+
+use super::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
+
+/// The names and values that are added to the environment of the caller. Files are read here and nowhere else: their
+/// content goes into the process that needs it and into no file, argument, log or error.
+///
+/// # Errors
+/// What could not be read, and why.
+pub(crate) fn environment(spec: &InstanceSpec, state_dir: &Path) -> Result<Vec<(OsString, OsString)>, String> {
+    let mut environment: Vec<(OsString, OsString)> = vec![("HOST".into(), "127.0.0.1".into())];
+    if let Some(port) = spec.port {
+        environment.push(("PORT".into(), port.to_string().into()));
+    }
+    for (name, value) in &spec.env {
+        let value = match value {
+            SpecEnv::Text(text) => text.into(),
+            SpecEnv::File(path) => {
+                let mut bytes =
+                    fs::read(path).map_err(|error| format!("cannot read {path}, the value of {name}: {error}"))?;
+                if bytes.last() == Some(&b'\n') {
+                    bytes.pop();
+                }
+                if bytes.contains(&0) {
+                    return Err(format!(
+                        "{path}, the value of {name}, holds a zero byte, which no environment can hold"
+                    ));
+                }
+                OsString::from_vec(bytes)
+            }
+        };
+        environment.push((name.into(), value));
+    }
+    // Last, so that nothing can take the labels away.
+    environment.push(("MESHCTL_SERVICE".into(), spec.service.clone().into()));
+    environment.push((INSTANCE_LABEL.into(), spec.id.clone().into()));
+    environment.push((STATE_DIR_LABEL.into(), state_dir.into()));
+    Ok(environment)
+}

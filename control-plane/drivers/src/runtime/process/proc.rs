@@ -1,0 +1,210 @@
+//! What the kernel tells about processes, and the one safe way to signal them: through a pidfd whose process was checked
+//! after the pidfd was opened, so that a reused pid is never mistaken for the process that had it before.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use meshctl_model::instance::ProcessId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Names the state directory in the environment of every process of an instance; with [`INSTANCE_LABEL`] it finds
+/// descendants that nothing else leads to any more.
+pub const STATE_DIR_LABEL: &str = "MESHCTL_STATE_DIR";
+/// Names the instance in the environment of every process of it.
+pub const INSTANCE_LABEL: &str = "MESHCTL_INSTANCE";
+
+/// What stands in `/proc/PID/stat`, as far as it is of use here.
+pub(super) struct Stat {
+    state: u8,
+    pub(super) group: u32,
+    /// User and system time of the process and of its children that have ended, in clock ticks.
+    ticks: u64,
+    start_time: u64,
+    resident_pages: u64,
+}
+
+pub(super) fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
+    let rest = &text[text.iter().rposition(|byte| *byte == b')')? + 2..];
+    let fields: Vec<&str> = std::str::from_utf8(rest).ok()?.split(' ').collect();
+    let number = |field: usize| fields.get(field - 3)?.trim().parse::<u64>().ok();
+    Some(Stat {
+        state: *fields.first()?.as_bytes().first()?,
+        group: u32::try_from(number(5)?).ok()?,
+        ticks: number(14)? + number(15)? + number(16)? + number(17)?,
+        start_time: number(22)?,
+        resident_pages: number(24)?,
+    })
+}
+
+fn boot_id() -> &'static str {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    BOOT_ID.get_or_init(|| {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    })
+}
+
+/// The identity of the process that has this pid now; `None` when there is none or it has ended (a zombie has ended).
+pub fn process_id(pid: u32) -> Option<ProcessId> {
+    let stat = stat(pid).filter(|stat| !matches!(stat.state, b'Z' | b'X'))?;
+    Some(ProcessId { pid, start_time: stat.start_time, boot_id: boot_id().to_owned() })
+}
+
+/// The identity of a child that the caller has not reaped: it may have ended already and is itself all the same.
+pub(super) fn identity_of_child(pid: u32) -> Option<ProcessId> {
+    Some(ProcessId { pid, start_time: stat(pid)?.start_time, boot_id: boot_id().to_owned() })
+}
+
+/// Whether exactly this process still runs.
+pub fn alive(process: &ProcessId) -> bool {
+    process_id(process.pid).as_ref() == Some(process)
+}
+
+pub(super) fn pid(number: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(number).ok()?)
+}
+
+/// The direct children of a process, of all its threads.
+pub(super) fn children(parent: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
+    let mut found = Vec::new();
+    for task in tasks.flatten() {
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(list) => found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
+            // Kernels built without CONFIG_PROC_CHILDREN.
+            Err(_) => return children_by_parent(parent),
+        }
+    }
+    found
+}
+
+fn children_by_parent(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/status"))
+            .ok()
+            .and_then(|status| status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<u32>().ok()))
+            == Some(parent)
+    };
+    pids().filter(is_child).collect()
+}
+
+/// Every descendant of a process, itself excluded.
+pub(super) fn descendants(ancestor: u32) -> Vec<u32> {
+    let mut found = children(ancestor);
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        found.extend(children(pid));
+        next += 1;
+    }
+    found
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// What a tree of processes uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Resident; memory that processes share counts once for each.
+    pub memory_bytes: u64,
+    /// User and system time since their start, children that have ended included.
+    pub cpu_seconds: f64,
+    pub processes: u32,
+}
+
+/// What the descendants of a process use together.
+pub(super) fn usage_below(ancestor: u32) -> Usage {
+    let page = rustix::param::page_size() as u64;
+    let per_second = rustix::param::clock_ticks_per_second() as f64;
+    descendants(ancestor).into_iter().filter_map(stat).fold(Usage::default(), |sum, stat| Usage {
+        memory_bytes: sum.memory_bytes + stat.resident_pages * page,
+        cpu_seconds: sum.cpu_seconds + stat.ticks as f64 / per_second,
+        processes: sum.processes + 1,
+    })
+}
+
+/// The instance in whose name a process runs, if it belongs to this state directory.
+fn label(pid: u32, state_dir: &Path) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = |name: &str| {
+        environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    };
+    if value(STATE_DIR_LABEL)? != state_dir.as_os_str().as_bytes() {
+        return None;
+    }
+    String::from_utf8(value(INSTANCE_LABEL)?.to_vec()).ok()
+}
+
+/// Ends every process of this state directory whose instance is `doomed`, until none is left, and tells how many there
+/// were. Blocks until they have ended.
+///
+/// # Errors
+/// When something could not be ended within `within`.
+pub(super) fn sweep(state_dir: &Path, doomed: impl Fn(&str) -> bool, within: Duration) -> Result<usize, String> {
+    let until = Instant::now() + within;
+    let is_doomed = |pid: u32| label(pid, state_dir).is_some_and(|instance| doomed(&instance));
+    let mut ended = 0;
+    // A process that is being swept may be forking: look again until a look finds nothing.
+    loop {
+        let found: Vec<u32> = pids().filter(|pid| *pid != std::process::id() && is_doomed(*pid)).collect();
+        if found.is_empty() {
+            return Ok(ended);
+        }
+        for number in found {
+            let Some(Ok(fd)) = pid(number).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { continue };
+            if !is_doomed(number) {
+                continue;
+            }
+            match pidfd_send_signal(&fd, Signal::KILL) {
+                Ok(()) if !ends_before(&fd, until) => {
+                    return Err(format!("process {number} does not end, although it was killed"));
+                }
+                Ok(()) => ended += 1,
+                Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(format!("process {number} cannot be killed: {error}")),
+            }
+        }
+    }
+}
+
+fn ends_before(process: &impl AsFd, until: Instant) -> bool {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            answer => return answer.is_ok_and(|ready| ready > 0),
+        }
+    }
+}
+
+/// The TCP ports of this machine on which something listens, on any address, IPv4 and IPv6.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn listening_ports() -> io::Result<BTreeSet<u16>> {
+    const LISTEN: &str = "0A";
+    let mut ports = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = match fs::read_to_string(table) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
+            text => text?,
+        };
+        for line in text.lines().skip(1) {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (Some(local), Some(LISTEN)) = (fields.next(), fields.nth(1)) else { continue };
+            ports.extend(local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok()));
+        }
+    }
+    Ok(ports)
+}
