@@ -76,7 +76,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
 
     let executable = std::env::current_exe()
         .map_err(|source| DaemonError::System { attempt: "find the executable of meshctl", source })?;
-    let runtime: SharedRuntime = Arc::new(ProcessRuntime::new(&dir, executable.clone())?);
+    let runtime: SharedRuntime = Arc::new(ProcessRuntime::new(&dir, executable.clone()).map_err(file("use", &dir))?);
     adopt::adopt(&mut state, &runtime).await?;
 
     let (sender, messages) = mpsc::channel(INBOX);

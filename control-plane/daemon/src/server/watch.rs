@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Query, State as Extract};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
+use axum::response::{IntoResponse, Response};
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::{List, Told};
 use meshctl_model::event::Event;
@@ -39,12 +40,12 @@ pub async fn watch(
     Extract(shared): FromShared,
     Query(query): Query<WatchQuery>,
     headers: HeaderMap,
-) -> Result<Stream<ReceiverStream<Result<Sse, Infallible>>>, Failure> {
+) -> Result<Response, Failure> {
     let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let after = event_id(query.after.or(resumed).as_deref())?;
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     tokio::spawn(tell(shared, after, sender));
-    Ok(Stream::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()))
+    Ok(Stream::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()).into_response())
 }
 
 fn event_id(text: Option<&str>) -> Result<Option<u64>, ApiError> {

@@ -1,0 +1,1 @@
+pub async fn check(_spec: &meshctl_model::instance::InstanceSpec) -> Result<(), String> { Ok(()) }
