@@ -1,7 +1,7 @@
 //! After a restart: what was remembered meets what still runs.
 
 use jiff::Timestamp;
-use meshctl_drivers::runtime::{Found, FoundState, RuntimeError, SharedRuntime};
+use meshctl_drivers::runtime::{Found, FoundState, Running, RuntimeError, SharedRuntime};
 use meshctl_model::instance::Exit;
 use meshctl_model::plan::{AfterStop, GatewayLink, Phase};
 
@@ -36,21 +36,7 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
         match found.state {
             FoundState::Running(running) => {
                 adopted += 1;
-                let generation = state.observed.generation;
-                state.update(&id, |instance| {
-                    instance.process = Some(running.process);
-                    instance.started_at = Some(running.started_at);
-                    // What was under way when the daemon ended is begun again.
-                    match instance.phase {
-                        Phase::Draining { .. } | Phase::Quiescing => instance.phase = Phase::Draining { generation },
-                        Phase::Stopping { then: AfterStop::Forget } => instance.phase = Phase::Drained,
-                        Phase::Stopping { then: AfterStop::Retry } | Phase::BackingOff { .. } => {
-                            instance.enter(Phase::Starting, now);
-                        }
-                        Phase::Starting => instance.since = now,
-                        Phase::Ready | Phase::Unhealthy | Phase::Drained => {}
-                    }
-                });
+                self::running(state, &id, running, now);
             }
             FoundState::Ended(exit) => ended_meanwhile(state, &id, &exit, now),
         }
@@ -66,13 +52,31 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
     Ok(())
 }
 
+/// It runs: what was under way with it when the daemon ended is begun again.
+pub fn running(state: &mut State, id: &str, running: Running, now: Timestamp) {
+    let generation = state.observed.generation;
+    state.update(id, |instance| {
+        instance.process = Some(running.process);
+        instance.started_at = Some(running.started_at);
+        match instance.phase {
+            Phase::Draining { .. } | Phase::Quiescing => instance.phase = Phase::Draining { generation },
+            Phase::Stopping { then: AfterStop::Forget } => instance.phase = Phase::Drained,
+            Phase::Stopping { then: AfterStop::Retry } | Phase::BackingOff { .. } => {
+                instance.enter(Phase::Starting, now)
+            }
+            Phase::Starting => instance.since = now,
+            Phase::Ready | Phase::Unhealthy | Phase::Drained => {}
+        }
+    });
+}
+
 fn link_gateway(state: &mut State, id: &str) {
     let Some(instance) = state.observed.instances.get(id).filter(|instance| instance.is_gateway()) else { return };
     let slot = gateways::slot_of(&instance.spec);
     state.observed.gateways.insert(id.to_owned(), GatewayLink { slot, ..GatewayLink::default() });
 }
 
-fn ended_meanwhile(state: &mut State, id: &str, exit: &Exit, now: Timestamp) {
+pub fn ended_meanwhile(state: &mut State, id: &str, exit: &Exit, now: Timestamp) {
     let mut forget = false;
     state.update(id, |instance| {
         forget = instance.ended(exit, now);

@@ -10,7 +10,7 @@ use meshctl_api::error::ApiError;
 use meshctl_api::view::{Accepted, Plan, Registration, Told};
 use meshctl_drivers::runtime::process::listening_ports;
 use meshctl_model::event::EventSeverity;
-use meshctl_model::plan::{Phase, Step, decide};
+use meshctl_model::plan::{Phase, Step};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -192,37 +192,13 @@ impl Control {
         let now = Timestamp::now();
         self.state.gateways =
             gateways::templates(self.state.desired.gateway.as_ref(), &self.executor.state_dir, &self.build);
-        self.state.refresh_snapshot();
-        let mut begun = Vec::new();
-        loop {
-            self.state.ports.busy = listening_ports_if(self.wants_ports());
-            let state = &mut self.state;
-            let steps = decide(&state.desired, &state.gateways, &state.observed, &mut state.ports, now);
-            if steps.is_empty() {
-                break;
-            }
-            for step in &steps {
-                self.state.begin(step, now);
-            }
-            self.state.refresh_snapshot();
-            begun.extend(steps);
-        }
+        let begun = self.state.next_steps(now, || listening_ports().unwrap_or_default());
         self.watch();
         let touched = self.state.untold.services.clone();
         self.state.settle(&touched, now);
         self.write();
         self.tell();
         self.execute(begun);
-    }
-
-    /// Whether the next decision may need a port: reading the kernel's list costs as much as deciding.
-    fn wants_ports(&self) -> bool {
-        let state = &self.state;
-        state.desired.services.iter().any(|(name, service)| {
-            service.template.listens
-                && service.template.fixed_port.is_none()
-                && (state.observed.staying(name).filter(|i| i.hash == service.hash).count() as u32) < service.replicas
-        })
     }
 
     fn execute(&mut self, steps: Vec<Step>) {
@@ -347,10 +323,6 @@ impl Control {
             None => usual,
         }
     }
-}
-
-fn listening_ports_if(wanted: bool) -> std::collections::BTreeSet<u16> {
-    if wanted { listening_ports().unwrap_or_default() } else { Default::default() }
 }
 
 /// Ends the daemon as `kill -9` would, just before its step of that number, so that a test can try every one.

@@ -13,6 +13,8 @@ mod operate;
 mod report;
 mod server;
 mod settle;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod store;
 mod view;

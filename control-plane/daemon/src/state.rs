@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use meshctl_model::event::{Event, EventSeverity};
-use meshctl_model::plan::{Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step};
+use meshctl_model::plan::{Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step, decide};
 use meshctl_model::snapshot::{Endpoint, Snapshot};
 use meshctl_model::topology::Topology;
 use serde_json::Value;
@@ -194,6 +194,36 @@ impl State {
             self.unwritten.services.insert(service.to_owned());
             self.touched_service(service);
         }
+    }
+
+    /// Decides until nothing is left to begin, and marks it all as begun. `busy` reads the ports that somebody listens on.
+    pub fn next_steps(&mut self, now: Timestamp, busy: impl Fn() -> BTreeSet<u16>) -> Vec<Step> {
+        self.refresh_snapshot();
+        let mut begun = Vec::new();
+        loop {
+            // Reading the kernel's list costs as much as deciding.
+            if self.wants_ports() {
+                self.ports.busy = busy();
+            }
+            let steps = decide(&self.desired, &self.gateways, &self.observed, &mut self.ports, now);
+            if steps.is_empty() {
+                return begun;
+            }
+            for step in &steps {
+                self.begin(step, now);
+            }
+            self.refresh_snapshot();
+            begun.extend(steps);
+        }
+    }
+
+    /// Whether the next decision may need a port.
+    fn wants_ports(&self) -> bool {
+        self.desired.services.iter().any(|(name, service)| {
+            service.template.listens
+                && service.template.fixed_port.is_none()
+                && self.observed.staying(name).filter(|i| i.hash == service.hash).count() < service.replicas as usize
+        })
     }
 
     /// Marks a step as under way: from here on it is seen, also by a daemon that comes after a crash.

@@ -1,1 +1,3 @@
-pub async fn check(_spec: &meshctl_model::instance::InstanceSpec) -> Result<(), String> { Ok(()) }
+pub async fn check(_spec: &meshctl_model::instance::InstanceSpec) -> Result<(), String> {
+    Ok(())
+}

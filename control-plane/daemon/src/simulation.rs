@@ -1,0 +1,350 @@
+//! The control loop's decisions under any order of events: a seeded world in which steps finish late, instances crash and
+//! the daemon dies, thousands of times over. A seed reproduces its run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshctl_drivers::runtime::Running;
+use meshctl_model::instance::{Exit, ProcessId};
+use meshctl_model::plan::{GatewayLink, Overlay, Phase, Ports, Step, render};
+use meshctl_model::snapshot::{GatewayStatus, Snapshot};
+use meshctl_model::topology::{Service, Topology};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::gateways;
+use crate::report::Report;
+use crate::state::State;
+use crate::store::Remembered;
+
+/// What really runs, beside what the daemon believes.
+struct World {
+    random: StdRng,
+    now: Timestamp,
+    state: State,
+    /// Processes by instance id, with their number.
+    running: BTreeMap<String, u32>,
+    /// What each gateway slot carries.
+    live: BTreeMap<u32, Snapshot>,
+    under_way: Vec<(Step, Snapshot)>,
+    started: u32,
+    /// Versions of services that never become ready.
+    broken: BTreeSet<String>,
+    faults: bool,
+}
+
+fn topology(replicas: [u32; 3], version: u32, third: bool) -> Topology {
+    let mut topology = Topology { name: Some("sim".into()), ..Topology::default() };
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate().take(if third { 3 } else { 2 }) {
+        let service = Service {
+            command: Some(vec![format!("{name}-v{version}")]),
+            replicas: Some(replicas[index]),
+            depends_on: if name == "b" { vec!["a".into()] } else { Vec::new() },
+            working_dir: Some("/".into()),
+            ..Service::default()
+        };
+        topology.services.insert(name.into(), service);
+    }
+    topology
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut world = Self {
+            random: StdRng::seed_from_u64(seed),
+            now: "2026-01-01T00:00:00Z".parse().expect("a time"),
+            state: State::restore(Remembered::default(), 0),
+            running: BTreeMap::new(),
+            live: BTreeMap::new(),
+            under_way: Vec::new(),
+            started: 0,
+            broken: BTreeSet::new(),
+            faults: true,
+        };
+        world.want(topology([1, 1, 1], 0, true));
+        world
+    }
+
+    fn want(&mut self, topology: Topology) {
+        let mut ports: Ports = self.state.ports.clone();
+        self.state.desired = render(&topology, &Overlay::default(), &mut ports).expect("enough ports");
+        self.state.ports = ports;
+        self.state.revision += 1;
+        self.state.revision_state = "applying";
+        self.state.awaited = Some(self.state.revision);
+        for record in self.state.observed.services.values_mut() {
+            record.failing = None;
+        }
+    }
+
+    /// One round of the control loop.
+    fn round(&mut self) {
+        let state = &mut self.state;
+        state.gateways = gateways::templates(state.desired.gateway.as_ref(), std::path::Path::new("/s"), "build");
+        let steps = state.next_steps(self.now, BTreeSet::new);
+        let touched = std::mem::take(&mut state.untold).services;
+        state.settle(&touched, self.now);
+        let snapshot = state.snapshot.as_ref().clone();
+        self.under_way.extend(steps.into_iter().map(|step| (step, snapshot.clone())));
+        self.check();
+    }
+
+    fn check(&self) {
+        for (name, service) in &self.state.desired.services {
+            let staying = self.state.observed.staying(name).count() as u32;
+            let good = self.state.observed.services.get(name).and_then(|record| record.good.as_ref());
+            let most = service.replicas.max(good.map_or(0, |good| good.replicas));
+            // Those that were there before fewer were wanted, and one more while one replaces another.
+            assert!(staying <= most.max(4) + 1, "{staying} instances of {name} for {most}");
+        }
+        let ports: Vec<u16> = self.state.observed.instances.values().filter_map(|i| i.spec.port).collect();
+        assert_eq!(ports.len(), ports.iter().collect::<BTreeSet<_>>().len(), "two instances on one port");
+    }
+
+    fn tick(&mut self) {
+        match self.random.random_range(0..100) {
+            0..55 if !self.under_way.is_empty() => {
+                let index = self.random.random_range(0..self.under_way.len());
+                let (step, snapshot) = self.under_way.swap_remove(index);
+                self.finish(step, &snapshot);
+            }
+            0..85 => self.check_one(),
+            85..90 if self.faults => self.crash_one(),
+            90..92 if self.faults => self.daemon_dies(),
+            _ => {
+                let ms = self.random.random_range(1..400);
+                self.now = self.now.checked_add(Duration::from_millis(ms)).expect("in range");
+            }
+        }
+        self.round();
+    }
+
+    fn report(&mut self, report: Report) {
+        self.state.fold(report, self.now);
+    }
+
+    fn finish(&mut self, step: Step, snapshot: &Snapshot) {
+        match step {
+            Step::Start { spec, .. } => self.start(spec.id.clone()),
+            Step::Restart { id } => self.start(id),
+            Step::Drain { .. } => {}
+            Step::AwaitDrained { id, .. } => {
+                // A gateway that is down calls nobody; when it comes back, a refused connection is tried elsewhere.
+                let links = &self.state.observed.gateways;
+                let up = |slot: u32| links.iter().any(|(id, link)| link.slot == slot && self.running.contains_key(id));
+                for (slot, live) in self.live.iter().filter(|(slot, _)| up(**slot)) {
+                    let still = live.services.values().flat_map(|s| &s.endpoints).any(|endpoint| endpoint.id == id);
+                    assert!(!still, "{id} is drained while gateway {slot} still calls it");
+                }
+                self.report(Report::Drained { id, trouble: None });
+            }
+            Step::Stop { id, .. } => {
+                self.running.remove(&id);
+                let outcome = Ok(self.exit(Some(0)));
+                self.report(Report::Stopped { id, outcome, log: Vec::new() });
+            }
+            Step::Push { gateway } => {
+                let Some(link) = self.state.observed.gateways.get(&gateway).cloned() else { return };
+                if self.running.contains_key(&gateway) {
+                    self.live.insert(link.slot, snapshot.clone());
+                    let status = status(snapshot);
+                    self.report(Report::Pushed { gateway, outcome: Ok(status) });
+                } else {
+                    let why =
+                        meshctl_drivers::gateway::GatewayError::Unreachable { id: gateway.clone(), why: "gone".into() };
+                    self.report(Report::Pushed { gateway, outcome: Err(why) });
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, id: String) {
+        // Starting what runs returns what runs: the contract of every runtime.
+        let number = *self.running.entry(id.clone()).or_insert_with(|| {
+            self.started += 1;
+            self.started
+        });
+        let process = ProcessId { pid: number, start_time: 0, boot_id: String::new() };
+        self.report(Report::Started { id, outcome: Ok(Running { process, started_at: self.now }) });
+    }
+
+    fn exit(&self, code: Option<i32>) -> Exit {
+        Exit { at: self.now, code, signal: None, asked: false, reason: None }
+    }
+
+    /// Some running instance is looked at.
+    fn check_one(&mut self) {
+        let ids: Vec<String> = self.running.keys().cloned().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[self.random.random_range(0..ids.len())].clone();
+        let broken = self.state.observed.instances.get(&id).is_some_and(|i| self.broken.contains(&i.hash));
+        let flaky = self.faults && self.random.random_range(0..20) == 0;
+        let outcome = if broken || flaky { Err("no".to_owned()) } else { Ok(()) };
+        self.report(Report::Checked { id, outcome });
+    }
+
+    fn crash_one(&mut self) {
+        let ids: Vec<String> = self.running.keys().cloned().collect();
+        if let Some(id) = ids.get(self.random.random_range(0..ids.len().max(1))).cloned() {
+            self.running.remove(&id);
+            let exit = self.exit(Some(1));
+            self.report(Report::Exited { id, exit, log: Vec::new() });
+        }
+    }
+
+    /// The daemon dies at any moment: each step under way may have happened or not. The next one remembers what was written
+    /// and finds what runs.
+    fn daemon_dies(&mut self) {
+        for (step, snapshot) in std::mem::take(&mut self.under_way) {
+            if self.random.random_range(0..2) == 0 {
+                match step {
+                    Step::Start { spec, .. } => drop(self.running.entry(spec.id.clone()).or_insert(u32::MAX)),
+                    Step::Restart { id } => drop(self.running.entry(id).or_insert(u32::MAX)),
+                    Step::Stop { id, .. } => drop(self.running.remove(&id)),
+                    Step::Push { gateway } => {
+                        if let Some(link) = self.state.observed.gateways.get(&gateway) {
+                            self.live.insert(link.slot, snapshot);
+                        }
+                    }
+                    Step::Drain { .. } | Step::AwaitDrained { .. } => {}
+                }
+            }
+        }
+        let old = std::mem::replace(&mut self.state, State::restore(Remembered::default(), 0));
+        let state = &mut self.state;
+        state.observed.instances = old.observed.instances;
+        state.observed.services = old.observed.services;
+        state.observed.generation = old.observed.generation;
+        state.ports = old.ports;
+        state.desired = old.desired;
+        state.revision = old.revision;
+        state.revision_state = old.revision_state;
+        state.awaited = Some(old.revision);
+        for id in state.observed.instances.keys().cloned().collect::<Vec<_>>() {
+            let spec = &state.observed.instances[&id].spec;
+            if spec.service == meshctl_model::GATEWAY {
+                let slot = gateways::slot_of(spec);
+                state.observed.gateways.insert(id.clone(), GatewayLink { slot, ..GatewayLink::default() });
+            }
+            match self.running.get(&id) {
+                Some(pid) => {
+                    let process = ProcessId { pid: *pid, start_time: 0, boot_id: String::new() };
+                    crate::adopt::running(state, &id, Running { process, started_at: self.now }, self.now);
+                }
+                None => {
+                    let exit = Exit { at: self.now, code: None, signal: None, asked: false, reason: None };
+                    crate::adopt::ended_meanwhile(state, &id, &exit, self.now);
+                }
+            }
+        }
+    }
+
+    /// From here on nothing goes wrong that is not broken for good; it must come to rest.
+    fn come_to_rest(&mut self) {
+        self.faults = false;
+        for _ in 0..20_000 {
+            self.tick();
+            if self.state.awaited.is_none() && self.under_way.is_empty() {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:#?}", self.state.observed);
+    }
+}
+
+fn status(snapshot: &Snapshot) -> GatewayStatus {
+    GatewayStatus {
+        pid: 1,
+        version: String::new(),
+        revision: snapshot.revision,
+        generation: snapshot.generation,
+        refused: Vec::new(),
+        connections: 0,
+        in_flight: 0,
+        draining: false,
+        edges: Vec::new(),
+        ejected: Vec::new(),
+    }
+}
+
+#[test]
+fn any_order_of_events_ends_where_it_was_to_end() {
+    for seed in 0..1_500 {
+        let mut world = World::new(seed);
+        world.round();
+        for version in 0..4 {
+            let replicas = [0; 3].map(|_| world.random.random_range(0..4));
+            let third = world.random.random_range(0..2) == 0;
+            world.want(topology(replicas, version, third));
+            for _ in 0..world.random.random_range(0..150) {
+                world.tick();
+            }
+        }
+        world.come_to_rest();
+        let state = &world.state;
+        assert!(state.ready, "seed {seed}: {:#?} {:#?}", state.observed.services, state.observed.instances);
+        let wanted: u32 = state.desired.services.values().map(|service| service.replicas).sum();
+        let gateways = state.gateways.len() as u32;
+        assert_eq!(world.running.len() as u32, wanted + gateways, "seed {seed}: orphans or missing ones");
+        for (name, service) in &state.desired.services {
+            assert!(state.observed.of(name).all(|i| i.hash == service.hash && i.phase == Phase::Ready), "seed {seed}");
+        }
+        for live in world.live.values() {
+            assert_eq!(live, state.snapshot.as_ref(), "seed {seed}: a gateway carries something else");
+        }
+    }
+}
+
+#[test]
+fn a_version_that_never_becomes_ready_goes_back_by_itself_and_none_is_missed_meanwhile() {
+    for seed in 0..500 {
+        let mut world = World::new(seed);
+        world.want(topology([3, 2, 1], 1, true));
+        world.round();
+        world.come_to_rest();
+        assert!(world.state.ready, "seed {seed}");
+        let before = world.state.desired.services["a"].hash.clone();
+        world.want(topology([3, 2, 1], 2, true));
+        world.broken.insert(world.state.desired.services["a"].hash.clone());
+        for _ in 0..20_000 {
+            world.tick();
+            let serving = world.state.observed.of("a").filter(|i| i.phase == Phase::Ready).count();
+            assert!(serving >= 3, "seed {seed}: {serving} of 3 serve");
+            if world.state.awaited.is_none() {
+                break;
+            }
+        }
+        assert_eq!(world.state.revision_state, "failed", "seed {seed}");
+        assert!(world.state.observed.of("a").all(|i| i.hash == before), "seed {seed}");
+    }
+}
+
+#[test]
+fn without_faults_a_rolling_change_never_has_fewer_than_wanted() {
+    for seed in 0..500 {
+        let mut world = World::new(seed);
+        world.want(topology([2, 3, 1], 1, true));
+        world.round();
+        world.come_to_rest();
+        world.want(topology([2, 3, 1], 2, true));
+        for _ in 0..20_000 {
+            world.tick();
+            for (name, wanted) in [("a", 2), ("b", 3), ("c", 1)] {
+                let live = world.live.values().next().expect("a gateway");
+                let routed = live.services[name].endpoints.iter().filter(|e| world.running.contains_key(&e.id)).count();
+                assert!(routed >= wanted, "seed {seed}: {routed} of {wanted} {name} serve");
+                assert!(
+                    live.services[name].endpoints.len() == routed,
+                    "seed {seed}: a stopped instance is still called"
+                );
+            }
+            if world.state.awaited.is_none() {
+                break;
+            }
+        }
+        assert!(world.state.ready, "seed {seed}");
+    }
+}
