@@ -69,6 +69,22 @@ pub fn decide(
     ports: &mut Ports,
     now: Timestamp,
 ) -> Vec<Step> {
+    let mut steps = wishes(desired, gateways, observed, ports, now);
+    // What is just being started is stopped once it is there: stopped any earlier, it would come to life afterwards.
+    steps.retain(|step| match step {
+        Step::Stop { id, .. } => observed.instances.get(id).is_none_or(|instance| !instance.being_started()),
+        _ => true,
+    });
+    steps
+}
+
+fn wishes(
+    desired: &Desired,
+    gateways: &BTreeMap<u32, DesiredService>,
+    observed: &Observed,
+    ports: &mut Ports,
+    now: Timestamp,
+) -> Vec<Step> {
     let mut steps = Vec::new();
     gateway_steps(gateways, observed, now, &mut steps);
     let nothing_wanted = desired.gateway.is_none();

@@ -150,6 +150,11 @@ impl Instance {
         )
     }
 
+    /// Its process was asked for and has not been seen yet.
+    pub fn being_started(&self) -> bool {
+        self.phase == Phase::Starting && self.process.is_none()
+    }
+
     pub fn address(&self) -> Option<SocketAddr> {
         self.spec.port.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
     }
@@ -193,13 +198,13 @@ impl Observed {
             .filter(move |instance| instance.spec.service == service)
     }
 
-    /// Whether every gateway that takes requests uses the snapshot of `generation` or a later one. A gateway whose
-    /// successor is ready takes none.
+    /// Whether every gateway that takes requests, now or when it is started again, uses the snapshot of `generation` or a
+    /// later one. A gateway whose successor is ready takes none, and one in a crash loop holds nobody up.
     pub fn acknowledged(&self, generation: u64) -> bool {
         let link = |instance: &Instance| self.gateways.get(&instance.spec.id).cloned().unwrap_or_default();
-        let running = || self.of(GATEWAY).filter(|gateway| gateway.process.is_some() && !gateway.retiring());
-        running().filter(|gateway| link(gateway).acked_generation < generation).all(|lagging| {
-            running().any(|other| {
+        let serving = || self.of(GATEWAY).filter(|gateway| gateway.failures < super::CRASH_LOOP && !gateway.retiring());
+        serving().filter(|gateway| link(gateway).acked_generation < generation).all(|lagging| {
+            serving().any(|other| {
                 other.phase == Phase::Ready
                     && link(other).slot == link(lagging).slot
                     && other.started_at > lagging.started_at
