@@ -92,7 +92,9 @@ impl World {
 
     fn check(&self) {
         for (name, service) in &self.state.desired.services {
-            let staying = self.state.observed.staying(name).count() as u32;
+            // What is just being started can only be stopped once it is there.
+            let there = |i: &&meshctl_model::plan::Instance| !i.being_started();
+            let staying = self.state.observed.staying(name).filter(there).count() as u32;
             let good = self.state.observed.services.get(name).and_then(|record| record.good.as_ref());
             let most = service.replicas.max(good.map_or(0, |good| good.replicas));
             // Those that were there before fewer were wanted, and one more while one replaces another.
