@@ -8,6 +8,7 @@ use meshctl_model::instance::{Exit, InstanceSpec, ProcessId};
 use crate::Pending;
 
 pub mod conformance;
+pub mod probe;
 pub mod process;
 
 /// The contract of every runtime.
