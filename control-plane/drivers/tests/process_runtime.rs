@@ -1,13 +1,16 @@
 //! The process runtime against the suite of its family, and against what only processes of this machine can suffer.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use meshctl_drivers::runtime::SharedRuntime;
-use meshctl_drivers::runtime::conformance::conformance;
-use meshctl_drivers::runtime::process::ProcessRuntime;
+use meshctl_drivers::runtime::conformance::{conformance, line, script, within};
+use meshctl_drivers::runtime::process::{ProcessRuntime, alive, listening_ports, process_id};
+use meshctl_drivers::runtime::{Found, FoundState, Line, Runtime, SharedRuntime};
+use meshctl_model::instance::{Exit, InstanceSpec, ProcessId, Program, SpecEnv};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
+use tokio::sync::mpsc::Receiver;
 
 /// A state directory and a folder for programs. Dropped, it leaves no process behind, whatever became of the test.
 struct Bench {
@@ -23,13 +26,25 @@ impl Bench {
     fn runtime(&self) -> ProcessRuntime {
         ProcessRuntime::new(self.state.path(), shim_executable()).unwrap()
     }
+
+    fn script(&self, id: &str, text: &str) -> InstanceSpec {
+        script(id, text, self.scratch.path())
+    }
+
+    /// Starts a script and follows what it prints.
+    async fn start(&self, spec: &InstanceSpec) -> (ProcessRuntime, ProcessId, Receiver<Line>) {
+        let runtime = self.runtime();
+        let running = within("start", runtime.start(spec)).await.unwrap();
+        let lines = runtime.logs(&spec.id, None, true);
+        (runtime, running.process, lines)
+    }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
         let runtime = self.runtime();
-        // Without their folders all of them are orphans.
-        std::fs::remove_dir_all(self.state.path().join("instances")).unwrap();
+        // Without their folders all of them are orphans. Moved at once, because those that live still write.
+        std::fs::rename(self.state.path().join("instances"), self.state.path().join("over")).unwrap();
         let swept = std::thread::spawn(move || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio.block_on(runtime.sweep_orphans()).unwrap()
@@ -51,4 +66,233 @@ async fn conforms() {
     let bench = Bench::new();
     let runtime = || Arc::new(bench.runtime()) as SharedRuntime;
     conformance(&runtime, bench.scratch.path()).await;
+}
+
+/// A family that tries to get away: a child in the group, one in a session of its own, and one whose parents are gone.
+const FAMILY: &str = r#"
+    sh -c 'echo "child $$"; exec sleep 1000' &
+    setsid sh -c 'trap "" TERM; echo "session $$"; while :; do sleep 1000; done' &
+    sh -c "setsid sh -c 'echo \"orphan \$\$\"; exec sleep 1000' &"
+    wait
+"#;
+
+/// The processes of [`FAMILY`], once all are there.
+async fn family(lines: &mut Receiver<Line>) -> Vec<ProcessId> {
+    let mut found = Vec::new();
+    while found.len() < 3 {
+        let words = line(lines, "").await;
+        let pid = words.split(' ').nth(1).unwrap().parse().unwrap();
+        found.push(process_id(pid).unwrap());
+    }
+    found
+}
+
+fn shim_of(program: &ProcessId) -> Pid {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid)).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    Pid::from_raw(parent.trim().parse().unwrap()).unwrap()
+}
+
+/// Waits for the end of a process that is not our child.
+async fn gone(process: &ProcessId) {
+    let Ok(fd) = pidfd_open(Pid::from_raw(process.pid as i32).unwrap(), PidfdFlags::empty()) else { return };
+    if alive(process) {
+        let wait =
+            move || rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], None);
+        within("the end of a process", tokio::task::spawn_blocking(wait)).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn descendants_end_with_a_stop() {
+    let bench = Bench::new();
+    let (runtime, program, mut lines) = bench.start(&bench.script("family", FAMILY)).await;
+    let family = family(&mut lines).await;
+    let usage = runtime.usage("family").unwrap();
+    assert!(usage.processes >= 4 && usage.memory_bytes > 100_000, "{usage:?}");
+
+    within("stop", runtime.stop("family")).await.unwrap();
+    let left: Vec<_> = family.iter().chain([&program]).filter(|process| alive(process)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(runtime.usage("family"), None);
+}
+
+#[tokio::test]
+async fn descendants_end_when_the_program_ends() {
+    let bench = Bench::new();
+    let (runtime, program, mut lines) = bench.start(&bench.script("family", FAMILY)).await;
+    let family = family(&mut lines).await;
+    kill_process(Pid::from_raw(program.pid as i32).unwrap(), Signal::KILL).unwrap();
+    let exit = within("the end", runtime.exited("family")).await;
+    assert_eq!((exit.signal, exit.asked), (Some(9), false));
+    let left: Vec<_> = family.iter().filter(|process| alive(process)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_left_when_the_shim_is_killed() {
+    let bench = Bench::new();
+    let (runtime, program, mut lines) = bench.start(&bench.script("family", FAMILY)).await;
+    let family = family(&mut lines).await;
+    kill_process(shim_of(&program), Signal::KILL).unwrap();
+    let exit = within("the end", runtime.exited("family")).await;
+    assert!(exit.reason.as_deref().is_some_and(|reason| reason.starts_with("how is not known")), "{exit:?}");
+    gone(&program).await;
+    let left: Vec<_> = family.iter().filter(|process| alive(process)).collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    // A daemon that comes back only now is told the same, and may start it again.
+    let again = bench.runtime();
+    match &within("a list", again.list()).await.unwrap()[..] {
+        [Found { state: FoundState::Ended(Exit { code: None, signal: None, reason: Some(_), .. }), .. }] => {}
+        other => panic!("{other:?}"),
+    }
+    within("start", again.start(&bench.script("family", "sleep 1000"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_group_of_a_wrapper_has_the_same_grace() {
+    let bench = Bench::new();
+    let wrapper = "trap 'exit 3' TERM
+        (trap 'sleep 0.2; echo drained; exit 0' TERM; echo up; while :; do sleep 0.1; done) &
+        while :; do wait; done";
+    let (runtime, _, mut lines) = bench.start(&bench.script("wrapper", wrapper)).await;
+    line(&mut lines, "up").await;
+    let exit = within("stop", runtime.stop("wrapper")).await.unwrap();
+    assert_eq!(exit.code, Some(3));
+    line(&mut lines, "drained").await;
+}
+
+/// Runs the shim as a daemon does that does not live to see it.
+async fn shim(dir: &Path, heard: bool) -> std::process::Output {
+    let (listener, pipe) = std::io::pipe().unwrap();
+    let _listener = heard.then_some(listener);
+    let mut command = tokio::process::Command::new(shim_executable());
+    command.arg("shim").arg(dir).stdout(pipe);
+    let child = command.spawn().unwrap();
+    drop(command);
+    within("the end of a shim", child.wait_with_output()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_second_shim_starts_nothing() {
+    let bench = Bench::new();
+    let (runtime, program, mut lines) = bench.start(&bench.script("single", "echo $$; exec sleep 1000")).await;
+    line(&mut lines, "").await;
+    let dir = bench.state.path().canonicalize().unwrap().join("instances/single");
+    assert!(shim(&dir, true).await.status.success());
+    match &within("a list", runtime.list()).await.unwrap()[..] {
+        [Found { state: FoundState::Running(running), .. }] => assert_eq!(running.process, program),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(runtime.tail("single", 10).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_shim_whose_daemon_has_died_starts_nothing() {
+    let bench = Bench::new();
+    let runtime = bench.runtime();
+    let spec = bench.script("late", "echo started");
+    let dir = bench.state.path().canonicalize().unwrap().join("instances/late");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+    assert!(shim(&dir, false).await.status.success());
+    match &within("a list", runtime.list()).await.unwrap()[..] {
+        [Found { state: FoundState::Ended(exit), .. }] => {
+            assert_eq!(exit.reason.as_deref(), Some("it was never started"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(runtime.tail("late", 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_secret_is_in_no_file_and_no_argument() {
+    let bench = Bench::new();
+    let secret = bench.scratch.path().join("secret");
+    std::fs::write(&secret, "canary-4711\n").unwrap();
+    let mut spec = bench.script("secretive", r#"test ${#KEY} = 11 && echo known; exec sleep 1000"#);
+    spec.env.insert("KEY".into(), SpecEnv::File(secret.display().to_string()));
+    let (runtime, program, mut lines) = bench.start(&spec).await;
+    line(&mut lines, "known").await;
+    let shim = shim_of(&program).as_raw_nonzero();
+    let mut looked_at = 0;
+    let dir = bench.state.path().join("instances/secretive");
+    let arguments = ["cmdline", "environ"].map(|file| PathBuf::from(format!("/proc/{shim}/{file}")));
+    for path in std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).chain(arguments) {
+        let content = std::fs::read(&path).unwrap();
+        assert!(!content.windows(6).any(|window| window == b"canary"), "{}", path.display());
+        looked_at += 1;
+    }
+    assert!(looked_at >= 6, "spec.json, lock, shim.json, log and two of /proc");
+    let mode =
+        |name: &str| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dir.join(name)).unwrap().permissions());
+    assert_eq!((mode(".") & 0o777, mode("spec.json") & 0o777, mode("log") & 0o777), (0o700, 0o600, 0o600));
+
+    std::fs::write(&secret, "canary\0").unwrap();
+    within("stop", runtime.stop("secretive")).await.unwrap();
+    let refused = within("a refusal", runtime.start(&spec)).await.unwrap_err().to_string();
+    assert!(refused.contains("zero byte") && !refused.contains("canary\0"), "{refused}");
+}
+
+#[tokio::test]
+async fn orphans_are_swept_and_others_are_not() {
+    let bench = Bench::new();
+    let (runtime, orphan, _) = bench.start(&bench.script("orphan", "exec sleep 1000")).await;
+    let (_, known, _) = bench.start(&bench.script("known", "exec sleep 1000")).await;
+    std::fs::remove_dir_all(bench.state.path().join("instances/orphan")).unwrap();
+    let swept = within("a sweep", runtime.sweep_orphans()).await.unwrap();
+    assert!(swept >= 1, "{swept}");
+    assert!(!alive(&orphan) && alive(&known));
+}
+
+#[tokio::test]
+async fn a_limit_of_open_files_is_the_programs_own() {
+    let bench = Bench::new();
+    let mut spec = bench.script("limited", "ulimit -n; ulimit -Hn");
+    spec.resources.open_files = Some(16);
+    let (_, _, mut lines) = bench.start(&spec).await;
+    assert_eq!((line(&mut lines, "").await, line(&mut lines, "").await), ("16".into(), "16".into()));
+}
+
+#[tokio::test]
+async fn a_role_of_meshctl_runs_with_its_arguments() {
+    let bench = Bench::new();
+    let mut spec = bench.script("role", "");
+    // The example ends with status 2 unless it is told to be a shim.
+    spec.program = Program::Meshctl(Vec::new());
+    let (runtime, ..) = bench.start(&spec).await;
+    assert_eq!(within("the end", runtime.exited("role")).await.code, Some(2));
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_holds_up_nobody() {
+    let bench = Bench::new();
+    let dir = bench.state.path().join("instances/full");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::os::unix::fs::symlink("/dev/full", dir.join("log")).unwrap();
+    let spec = bench.script("full", "i=0; while [ $i -lt 20000 ]; do echo \"line $i\"; i=$((i+1)); done; exit 9");
+    let runtime = bench.runtime();
+    within("start", runtime.start(&spec)).await.unwrap();
+    assert_eq!(within("the end", runtime.exited("full")).await.code, Some(9));
+}
+
+#[tokio::test]
+async fn ports_in_use_are_known() {
+    let four = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = four.local_addr().unwrap().port();
+    assert!(listening_ports().unwrap().contains(&port));
+    let connected = std::net::TcpStream::connect(four.local_addr().unwrap()).unwrap();
+    let client = connected.local_addr().unwrap().port();
+    assert!(!listening_ports().unwrap().contains(&client), "a client does not listen");
+}
+
+#[tokio::test]
+async fn a_name_that_would_leave_the_folder_is_refused() {
+    let bench = Bench::new();
+    let runtime = bench.runtime();
+    for id in ["", ".", "..", "../x", "a/b"] {
+        assert!(runtime.start(&bench.script(id, "exit 0")).await.is_err(), "{id:?}");
+        assert!(runtime.remove(id).await.is_err(), "{id:?}");
+    }
 }

@@ -14,7 +14,10 @@ use super::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
 ///
 /// # Errors
 /// What could not be read, and why.
-pub(crate) fn environment(spec: &InstanceSpec, state_dir: &Path) -> Result<Vec<(OsString, OsString)>, String> {
+pub(in crate::runtime) fn environment(
+    spec: &InstanceSpec,
+    state_dir: &Path,
+) -> Result<Vec<(OsString, OsString)>, String> {
     let mut environment: Vec<(OsString, OsString)> = vec![("HOST".into(), "127.0.0.1".into())];
     if let Some(port) = spec.port {
         environment.push(("PORT".into(), port.to_string().into()));

@@ -191,13 +191,19 @@ fn newer(dir: &Path, file: &File) -> io::Result<Newer> {
     let is_own =
         |path: &PathBuf| fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == (own.dev(), own.ino()));
     // Names move on with every rotation: looked at again when that happens between finding a name and opening it.
-    loop {
+    for _ in 0..100 {
         let files = files(dir);
-        let at = files.iter().position(is_own);
-        let next = at.map_or(Some(0), |at| Some(at + 1)).and_then(|next| files.get(next));
-        let opened = next.map(|path| open(path)).transpose()?.flatten();
-        if at.is_none_or(|at| is_own(&files[at])) {
-            return Ok(opened.map_or(Newer::None, Newer::Next));
+        match files.iter().position(is_own) {
+            Some(at) => {
+                let next = files.get(at + 1).map(|path| open(path)).transpose()?.flatten();
+                if is_own(&files[at]) {
+                    return Ok(next.map_or(Newer::None, Newer::Next));
+                }
+            }
+            None if file.metadata()?.nlink() == 0 => break,
+            None => {}
         }
     }
+    // Gone, or moved away by somebody else.
+    Ok(oldest(dir)?.map_or(Newer::None, Newer::Next))
 }

@@ -21,9 +21,11 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
+pub(super) use self::environment::environment;
 use self::folder::{Folder, Record, Report, State, about};
 pub use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL, Usage, alive, listening_ports, process_id};
-use self::watch::{FolderWatch, end_of};
+use self::watch::FolderWatch;
+pub(super) use self::watch::end_of;
 use super::{Found, FoundState, Line, Running, Runtime, RuntimeError};
 use crate::Pending;
 

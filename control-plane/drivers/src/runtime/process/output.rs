@@ -113,7 +113,11 @@ impl Output {
         }
         match self.append() {
             Ok(()) => self.dropped = 0,
-            Err(_) => self.dropped += self.lines_in_batch,
+            Err(_) => {
+                self.dropped += self.lines_in_batch;
+                // Opened anew next time: whatever was wrong with it may be mended by then.
+                self.file = None;
+            }
         }
         self.batch.clear();
         self.lines_in_batch = 0;
@@ -159,5 +163,80 @@ impl Output {
             self.file = None;
             self.size = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(dir: &Path) -> String {
+        fs::read_to_string(dir.join(LOG)).unwrap_or_default()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap_or_default()
+    }
+
+    #[test]
+    fn lines_are_kept_whole_or_split_with_a_mark() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let mut output = Output::new(dir.path(), 1 << 20, 2);
+        output.take(Stream::Stdout, b"one\ntw", at(1));
+        output.take(Stream::Stderr, b"\n", at(2));
+        output.take(Stream::Stdout, b"o\n\xff\nlast", at(3));
+        output.take(Stream::Stdout, &[b'x'; LONGEST], at(4));
+        output.finish(Stream::Stdout, at(5));
+        let x = |count| "x".repeat(count);
+        let bytes = fs::read(dir.path().join(LOG))?;
+        let expected = format!(
+            "1970-01-01T00:00:01.000000000Z stdout F one\n\
+             1970-01-01T00:00:02.000000000Z stderr F \n\
+             1970-01-01T00:00:03.000000000Z stdout F two\n\
+             1970-01-01T00:00:03.000000000Z stdout F \u{fffd}\n\
+             1970-01-01T00:00:04.000000000Z stdout P last{}\n\
+             1970-01-01T00:00:05.000000000Z stdout F {}\n",
+            x(LONGEST - 4),
+            x(4)
+        );
+        assert_eq!(String::from_utf8_lossy(&bytes), expected);
+        Ok(())
+    }
+
+    #[test]
+    fn no_file_grows_beyond_its_limit_and_no_more_are_kept() -> io::Result<()> {
+        for files in 1..4 {
+            let dir = tempfile::tempdir()?;
+            let mut output = Output::new(dir.path(), 200, files);
+            for number in 0..50 {
+                output.take(Stream::Stdout, format!("{number}\n{number}\n").as_bytes(), at(number));
+            }
+            let mut names = Vec::new();
+            for entry in fs::read_dir(dir.path())? {
+                let entry = entry?;
+                assert!(entry.metadata()?.len() <= 200, "{entry:?}");
+                names.push(entry.file_name());
+            }
+            assert_eq!(names.len() as u32, files, "{names:?}");
+            assert!(log(dir.path()).ends_with("stdout F 49\n"));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(LOG))?;
+        let mut output = Output::new(dir.path(), 1 << 20, 2);
+        output.take(Stream::Stdout, b"one\ntwo\n", at(1));
+        output.take(Stream::Stderr, b"three\n", at(2));
+        fs::remove_file(dir.path().join(LOG))?;
+        output.take(Stream::Stdout, b"four\n", at(3));
+        output.take(Stream::Stdout, b"five\n", at(4));
+        let expected = "1970-01-01T00:00:03.000000000Z stderr F meshctl: 3 lines of output were dropped: the log could not be written\n\
+                        1970-01-01T00:00:03.000000000Z stdout F four\n\
+                        1970-01-01T00:00:04.000000000Z stdout F five\n";
+        assert_eq!(log(dir.path()), expected);
+        Ok(())
     }
 }

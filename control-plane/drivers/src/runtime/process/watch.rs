@@ -38,7 +38,7 @@ impl FolderWatch {
 }
 
 /// Completes when the process of this pidfd has ended.
-pub(super) async fn end_of(process: OwnedFd) -> io::Result<()> {
+pub(in crate::runtime) async fn end_of(process: OwnedFd) -> io::Result<()> {
     readable(process)?.readable().await.map(|_| ())
 }
 
