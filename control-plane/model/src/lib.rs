@@ -10,9 +10,12 @@ pub mod instance;
 pub mod load;
 pub mod plan;
 pub mod policy;
+pub mod schema;
 pub mod snapshot;
+pub mod starter;
 pub mod topology;
 pub mod units;
+mod validate;
 
 /// The version of the topology language and of every JSON document that scripts may rely on.
 pub const API_VERSION: &str = "meshctl/v1";

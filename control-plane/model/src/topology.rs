@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, Percent, Rate, Span};
 
+/// The reference services that come with meshctl.
+pub const BUILTINS: [&str; 3] = ["hello", "inventory", "orders"];
+
+/// Where the embedded gateway listens when the topology does not say.
+pub const GATEWAY_LISTEN: &str = "127.0.0.1:8080";
+
+/// From where the process runtime takes automatic ports when the topology does not say.
+pub const AUTOMATIC_PORTS: &str = "20000-29999";
+
 /// A system of services and the ways through which they reach each other.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
