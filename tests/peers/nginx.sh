@@ -2,7 +2,7 @@
 # nginx as an origin or as a proxy.   nginx.sh start FOLDER PORT origin | nginx.sh start FOLDER PORT proxy UPSTREAM_PORT
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# The origin answers a short text; the proxy keeps its connections upstream, as a well-configured one does.
+# The origin answers a short text, and counts its requests at /counters; the proxy keeps its connections upstream, as a well-configured one does.
 conf() { # FOLDER PORT ROLE [UPSTREAM_PORT]
   local folder=$1 port=$2 role=$3 upstream=${4:-}
   cat <<CONF
@@ -20,7 +20,11 @@ http {
 CONF
   if [ "$role" = origin ]; then
     cat <<CONF
-  server { listen 127.0.0.1:$port backlog=16384; location / { default_type text/plain; return 200 "hello from the origin\n"; } }
+  server {
+    listen 127.0.0.1:$port backlog=16384;
+    location / { default_type text/plain; return 200 "hello from the origin\n"; }
+    location = /counters { stub_status; }
+  }
 CONF
   else
     cat <<CONF
@@ -36,7 +40,10 @@ CONF
 
 case ${1:-} in
   install) need nginx nginx-light ;;
-  conf) shift; conf "$@" ;;
+  conf) # FOLDER PORT ROLE [UPSTREAM_PORT]: the configuration alone, for whoever starts nginx in another way
+    mkdir -p "$2/tmp"
+    conf "${@:2}"
+    ;;
   start)
     folder=$2
     mkdir -p "$folder/tmp"
