@@ -5,9 +5,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// The daemon's Unix socket.
 pub const SOCKET: &str = "meshctl.sock";
-/// Present while a daemon owns the directory: JSON with `pid`, `startTime`, `version`.
+/// Present while a daemon owns the directory: a [`DaemonRecord`] as JSON.
 pub const DAEMON: &str = "daemon.json";
 /// The daemon's own log.
 pub const DAEMON_LOG: &str = "daemon.log";
@@ -15,6 +17,16 @@ pub const DAEMON_LOG: &str = "daemon.log";
 pub const LOCK: &str = "lock";
 /// Desired state, events, allocations.
 pub const STORE: &str = "state.db";
+
+/// Who owns a state directory, so that it can be told alive from dead without asking it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DaemonRecord {
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks after boot. With it a reused pid is not mistaken for the daemon.
+    pub start_time: u64,
+    pub version: String,
+}
 
 /// A Unix socket's name inside `dir` that always fits: the kernel allows 107 bytes, and a state directory may be deeper
 /// than that. The folder is kept open for as long as the value lives, and a long name goes through it.
