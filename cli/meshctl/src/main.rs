@@ -1,1 +1,63 @@
-fn main() {}
+//! `meshctl`: one executable, several roles. The only crate that knows everything: it turns arguments into a role.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::CompleteEnv;
+use meshctl_operator::Globals;
+
+/// Run a system of services behind a gateway on this machine, change it, break it, and watch it heal
+#[derive(Debug, Parser)]
+#[command(
+    name = "meshctl",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = AFTER_HELP
+)]
+struct Meshctl {
+    #[command(flatten)]
+    globals: Globals,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Operator(meshctl_operator::Command),
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  meshctl apply shop.yaml      bring a system up, or make it what the file says now
+  meshctl status --watch       look at it
+  meshctl down                 stop all of it
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or stale plan, 5 timed out, 69 no daemon,
+77 not allowed, 78 invalid topology, 130 interrupted.";
+
+fn main() -> ExitCode {
+    CompleteEnv::with_factory(Meshctl::command).complete();
+    let Meshctl { globals, command } = Meshctl::parse();
+    match command {
+        Command::Operator(command) => {
+            log_calls(globals.verbose);
+            meshctl_operator::run(&globals, command, Meshctl::command).into()
+        }
+    }
+}
+
+/// An operator's command logs to stderr what it asks of the daemon, if that is wanted.
+fn log_calls(verbose: u8) {
+    let default = match verbose {
+        0 => "off",
+        1 => "meshctl_api=debug",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MESHCTL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().compact().init();
+}

@@ -1,0 +1,114 @@
+//! `meshctl check`: is everything as it should be, and what to do where it is not.
+
+use std::io::{self, IsTerminal};
+
+use meshctl_model::{API_VERSION, exit};
+use serde::Serialize;
+
+use crate::args::OutputArgs;
+use crate::examine::{Grade, Group, examine};
+use crate::failure::Outcome;
+use crate::output::{BAD, BOLD, CAREFUL, GOOD, document, print, styled};
+use crate::session::Session;
+
+/// Check the machine, the state directory and the system, with a remedy for everything that is not right
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl check
+  meshctl check -o json
+  meshctl check --state-dir /var/lib/meshctl
+
+Exit status: 0 if nothing is broken (warnings are shown), 1 if something is.")]
+pub struct Args {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    healthy: bool,
+    groups: &'a [Group],
+}
+
+pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
+    let groups = examine(session).await;
+    let healthy = !groups.iter().flat_map(|group| &group.checks).any(|check| check.grade == Grade::Broken);
+    let report = Report { api_version: API_VERSION, kind: "CheckReport", healthy, groups: &groups };
+    if !document(&args.output.output, &report)? {
+        print(page(&groups, speaks_unicode()))?;
+    }
+    Ok(if healthy { exit::OK } else { exit::FAILURE })
+}
+
+fn page(groups: &[Group], unicode: bool) -> String {
+    let mut text = String::new();
+    for group in groups {
+        text.push_str(&format!("{}\n", styled(BOLD, group.name)));
+        for check in &group.checks {
+            let (style, sign, ascii) = match check.grade {
+                Grade::Good => (GOOD, "√", "ok "),
+                Grade::Careful => (CAREFUL, "‼", "!! "),
+                Grade::Broken => (BAD, "×", "XX "),
+            };
+            text.push_str(&format!(
+                "  {} {}\n",
+                styled(style, if unicode { sign } else { ascii.trim_end() }),
+                check.message
+            ));
+            if let Some(remedy) = &check.remedy {
+                text.push_str(&format!("      {remedy}\n"));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// A terminal whose locale says so; a pipe gets ASCII.
+fn speaks_unicode() -> bool {
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    let is_utf8 = locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"));
+    io::stdout().is_terminal() && is_utf8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::examine::Check;
+
+    #[test]
+    fn what_is_wrong_comes_with_its_remedy() {
+        let check = |grade, message: &str, remedy: Option<&str>| Check {
+            grade,
+            message: message.into(),
+            remedy: remedy.map(Into::into),
+        };
+        let groups = [
+            Group { name: "machine", checks: vec![check(Grade::Good, "20000 open files are allowed", None)] },
+            Group {
+                name: "system",
+                checks: vec![
+                    check(Grade::Careful, "the gateway starts", Some("wait a moment")),
+                    check(Grade::Broken, "orders is failed", Some("`meshctl logs orders` shows why")),
+                ],
+            },
+        ];
+        let drawn = |unicode| anstream::adapter::strip_str(&page(&groups, unicode)).to_string();
+        insta::assert_snapshot!(drawn(true), @r"
+        machine
+          √ 20000 open files are allowed
+
+        system
+          ‼ the gateway starts
+              wait a moment
+          × orders is failed
+              `meshctl logs orders` shows why
+        ");
+        assert!(drawn(false).is_ascii());
+    }
+}

@@ -1,0 +1,36 @@
+//! `meshctl diff`
+
+use meshctl_api::view::ApplyRequest;
+use meshctl_model::exit;
+
+use crate::args::OutputArgs;
+use crate::failure::Outcome;
+use crate::output::{document, print};
+use crate::plans;
+use crate::session::Session;
+use crate::sources::{FileArgs, check};
+
+/// Show the differences between what is wanted and a topology
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl diff shop.yaml
+  meshctl diff -f topologies/
+
+Exit status: 0 if there is no difference, 1 if there is, more for an error.")]
+pub struct Args {
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Outcome {
+    let sources = args.files.topology()?;
+    check(&sources, &args.output.output)?;
+    let plan = plans::plan(session, &ApplyRequest { sources, ..ApplyRequest::default() }).await?;
+    if !document(&args.output.output, &plan)? {
+        print(plans::diff(&plan))?;
+    }
+    Ok(if plan.steps.is_empty() { exit::OK } else { exit::FAILURE })
+}

@@ -1,0 +1,190 @@
+//! `meshctl down`
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use meshctl_api::client::Client;
+use meshctl_api::place::{DAEMON, DAEMON_LOG, LOCK, STORE};
+use meshctl_api::view::DownRequest;
+use meshctl_model::exit;
+use meshctl_model::units::Span;
+
+use crate::ask;
+use crate::failure::{Failure, Outcome};
+use crate::launch::{self, Process, gone};
+use crate::output::{self, print_line};
+use crate::progress::{Ending, Goal, follow};
+use crate::session::Session;
+
+/// Stop everything: services, gateways and the daemon
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl down
+  meshctl down --reason 'moving house'
+  meshctl down --purge --yes
+
+The system's data stays, and `meshctl apply` brings it up again; --purge removes it too.")]
+pub struct Args {
+    /// Remove the state directory too: history, logs, everything
+    #[arg(long)]
+    purge: bool,
+
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+
+    /// Say what would be done and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Why, for the history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+
+    /// How long to wait, after which the exit status is 5; stopping goes on
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    timeout: Span,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Outcome {
+    if args.purge {
+        must_be_ours(session.state_dir())?;
+    }
+    if args.dry_run {
+        return announce(session, args.purge).await;
+    }
+    let system = match daemon(session).await? {
+        Some(client) => {
+            let name = client.status().await?.name;
+            agree_to_purge(session, &args, &name)?;
+            stop(session, &client, &args).await?;
+            Some(name)
+        }
+        None => {
+            agree_to_purge(session, &args, "purge")?;
+            None
+        }
+    };
+    match system {
+        Some(name) if name.is_empty() => print_line("stopped")?,
+        Some(name) => print_line(format_args!("{name} stopped"))?,
+        None => print_line("nothing is running")?,
+    }
+    if args.purge {
+        purge(session.state_dir())?;
+    }
+    Ok(exit::OK)
+}
+
+/// The daemon that can stop everything: the one that runs, or a new one in place of one that died and left things running.
+async fn daemon(session: &Session) -> Result<Option<Client>, Failure> {
+    if !session.state_dir().exists() {
+        return Ok(None);
+    }
+    let client = session.client()?;
+    let failure = match client.version().await {
+        Ok(_) => return Ok(Some(client)),
+        Err(error) => Failure::from(error),
+    };
+    match launch::recorded(session.state_dir()) {
+        _ if failure.exit != exit::UNREACHABLE => Err(failure),
+        None => Ok(None),
+        Some(record) if launch::is_alive(&record) => {
+            Err(Failure::new(exit::UNREACHABLE, format!("the daemon (pid {}) runs and does not answer", record.pid))
+                .hint(format!("look at its log; `kill -9 {}` and `meshctl down` again end it", record.pid)))
+        }
+        Some(record) => {
+            session.say(format_args!("the daemon (pid {}) died: a new one takes over what it left", record.pid));
+            launch::start(session).await.map(Some)
+        }
+    }
+}
+
+/// Stops everything, and returns when nothing of it is left, the daemon included.
+async fn stop(session: &Session, client: &Client, args: &Args) -> Result<(), Failure> {
+    let pid = client.version().await?.pid;
+    let process = Process::of(pid);
+    // Before it is told, so that nothing of it is missed: at its end the daemon is gone.
+    let watch = client.watch(None, Duration::ZERO).await?;
+    client.down(&DownRequest { reason: args.reason.clone() }).await?;
+    let (ending, _) = follow(session, watch, &Goal::Down, args.timeout.get()).await?;
+    match ending {
+        Ending::TimedOut => {
+            Err(Failure::new(exit::TIMED_OUT, format!("not everything has stopped after {}", args.timeout))
+                .hint("it goes on: `meshctl status` shows what is left"))
+        }
+        Ending::Interrupted => {
+            session.say("detached: stopping goes on; `meshctl status` shows what is left");
+            Err(Failure::silent(exit::INTERRUPTED))
+        }
+        _ => {
+            gone(process, pid).await?;
+            must_be_gone(client.socket())
+        }
+    }
+}
+
+/// A socket that is left behind means that the daemon did not end as it should.
+fn must_be_gone(socket: &Path) -> Result<(), Failure> {
+    match fs::symlink_metadata(socket) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => Err(Failure::new(exit::FAILURE, format!("the daemon ended and left its socket: {}", socket.display()))
+            .hint("it may have been killed while it stopped: `meshctl down` again makes sure")),
+    }
+}
+
+async fn announce(session: &Session, purges: bool) -> Outcome {
+    let running = if session.state_dir().exists() { session.client()?.status().await.ok() } else { None };
+    match running {
+        None => print_line("nothing is running")?,
+        Some(status) => {
+            for service in &status.items {
+                print_line(format_args!("service/{} would be stopped (dry run)", service.name))?;
+            }
+            for gateway in &status.gateways {
+                print_line(format_args!("gateway/{} would be stopped (dry run)", gateway.id))?;
+            }
+            print_line("the daemon would end (dry run)")?;
+        }
+    }
+    if purges {
+        print_line(format_args!("{} would be removed (dry run)", session.state_dir().display()))?;
+    }
+    Ok(exit::OK)
+}
+
+fn agree_to_purge(session: &Session, args: &Args, word: &str) -> Result<(), Failure> {
+    if !args.purge || args.yes || !session.state_dir().exists() {
+        return Ok(());
+    }
+    if !output::interactive() {
+        return Err(
+            Failure::usage("--purge removes everything, and there is nobody to ask").hint("add --yes if that is meant")
+        );
+    }
+    let word = if word.is_empty() { "purge" } else { word };
+    let question = format!("This stops everything and removes {}.", session.state_dir().display());
+    if ask::typed(&question, word) { Ok(()) } else { Err(Failure::new(exit::FAILURE, "nothing was changed")) }
+}
+
+/// A folder is only removed if a daemon of ours has lived in it.
+fn must_be_ours(dir: &Path) -> Result<(), Failure> {
+    let is_file = |name: &str| fs::symlink_metadata(dir.join(name)).is_ok_and(|file| file.is_file());
+    let has_lived = is_file(STORE) && (is_file(LOCK) || is_file(DAEMON) || is_file(DAEMON_LOG));
+    if !dir.exists() || has_lived {
+        return Ok(());
+    }
+    Err(Failure::new(exit::FAILURE, format!("{} does not look like a state directory of meshctl", dir.display()))
+        .hint("nothing was removed; remove it yourself if that is meant"))
+}
+
+fn purge(dir: &Path) -> Result<(), Failure> {
+    match fs::remove_dir_all(dir) {
+        Ok(()) => print_line(format_args!("{} removed", dir.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::file(format_args!("cannot remove {}", dir.display()), &error)),
+    }
+}

@@ -1,0 +1,86 @@
+//! One file for each noun and verb. A command reads as a straight line: arguments, calls, result.
+
+mod apply;
+mod check;
+mod completion;
+mod diff;
+mod down;
+mod events;
+mod get;
+mod logs;
+mod man;
+mod nouns;
+mod plan;
+mod restart;
+mod rollout;
+mod scale;
+mod status;
+mod validate;
+mod version;
+
+use clap::Subcommand;
+
+use crate::failure::Outcome;
+use crate::session::Session;
+
+pub use completion::services as complete_services;
+
+/// What an operator can ask for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Validate(validate::Args),
+    Plan(plan::Args),
+    Diff(diff::Args),
+    Apply(apply::Args),
+    Status(status::Args),
+    Down(down::Args),
+    #[command(subcommand)]
+    Rollout(rollout::Command),
+    Get(get::Args),
+    Describe(get::DescribeArgs),
+    Scale(scale::Args),
+    Restart(restart::Args),
+    Logs(logs::Args),
+    Events(events::Args),
+    #[command(subcommand)]
+    Route(nouns::RouteCommand),
+    #[command(subcommand)]
+    Endpoint(nouns::EndpointCommand),
+    #[command(subcommand)]
+    Registry(nouns::RegistryCommand),
+    #[command(subcommand)]
+    Breaker(nouns::BreakerCommand),
+    Check(check::Args),
+    Version(version::Args),
+    Completion(completion::Args),
+    Man(man::Args),
+}
+
+impl Command {
+    /// Does it. `whole` is the whole command line, for what describes it.
+    pub(crate) async fn run(self, session: &Session, whole: fn() -> clap::Command) -> Outcome {
+        match self {
+            Self::Validate(args) => validate::run(&args),
+            Self::Plan(args) => plan::run(session, args).await,
+            Self::Diff(args) => diff::run(session, args).await,
+            Self::Apply(args) => apply::run(session, args).await,
+            Self::Status(args) => status::run(session, &args).await,
+            Self::Down(args) => down::run(session, args).await,
+            Self::Rollout(command) => rollout::run(session, command).await,
+            Self::Get(args) => get::run(session, &args).await,
+            Self::Describe(args) => get::describe(session, &args).await,
+            Self::Scale(args) => scale::run(session, args).await,
+            Self::Restart(args) => restart::run(session, args).await,
+            Self::Logs(args) => logs::run(session, args).await,
+            Self::Events(args) => events::run(session, &args).await,
+            Self::Route(command) => nouns::route(session, command).await,
+            Self::Endpoint(command) => nouns::endpoint(session, command).await,
+            Self::Registry(command) => nouns::registry(session, command).await,
+            Self::Breaker(command) => nouns::breaker(session, command).await,
+            Self::Check(args) => check::run(session, &args).await,
+            Self::Version(args) => version::run(session, &args).await,
+            Self::Completion(args) => completion::run(&args, whole()),
+            Self::Man(args) => man::run(&args, whole()),
+        }
+    }
+}

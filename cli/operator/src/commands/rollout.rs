@@ -1,0 +1,89 @@
+//! `meshctl rollout`
+
+use clap::Subcommand;
+use meshctl_api::view::{Plan, UndoRequest};
+use meshctl_model::{API_VERSION, exit};
+
+use super::get::list;
+use crate::args::{ChangeArgs, ListArgs, OutputArgs, WaitArgs};
+use crate::change;
+use crate::failure::{Failure, Outcome};
+use crate::kinds::{Kind, Selection};
+use crate::session::Session;
+
+/// Follow, list and undo changes
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Wait until everything is ready as it is wanted
+    #[command(after_help = "\
+Examples:
+  meshctl rollout status
+  meshctl rollout status --timeout 30s")]
+    Status(StatusArgs),
+    /// List the revisions: who changed what, when and why
+    #[command(after_help = "\
+Examples:
+  meshctl rollout history
+  meshctl rollout history -o json")]
+    History(ListArgs),
+    /// Go back to an earlier revision
+    #[command(after_help = "\
+Examples:
+  meshctl rollout undo
+  meshctl rollout undo --to-revision 3
+  meshctl rollout undo --dry-run")]
+    Undo(UndoArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct UndoArgs {
+    /// The revision to go back to; the one before the present one where left out
+    #[arg(long, value_name = "N")]
+    to_revision: Option<u64>,
+
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+pub(super) async fn run(session: &Session, command: Command) -> Outcome {
+    match command {
+        Command::Status(args) => status(session, &args).await,
+        Command::History(args) => list(session, &[Selection { kind: Kind::Revision, names: Vec::new() }], &args).await,
+        Command::Undo(args) => undo(session, args).await,
+    }
+}
+
+async fn status(session: &Session, args: &StatusArgs) -> Outcome {
+    let client = session.daemon().await?;
+    let revisions = client.revisions().await?.items;
+    if let Some(failed) = revisions.iter().find(|revision| revision.current && revision.state == "failed") {
+        return Err(Failure::new(exit::FAILURE, format!("revision {} failed", failed.revision))
+            .hint("`meshctl status` shows what is not ready; correct it and apply again"));
+    }
+    let base_revision = client.status().await?.revision;
+    let nothing = Plan {
+        api_version: API_VERSION.to_owned(),
+        kind: "Plan".to_owned(),
+        fingerprint: String::new(),
+        changes: 0,
+        steps: Vec::new(),
+        base_revision,
+        sources: None,
+    };
+    change::settle(session, &client, &nothing, &args.wait, &args.output).await
+}
+
+async fn undo(session: &Session, args: UndoArgs) -> Outcome {
+    let client = session.daemon().await?;
+    let request =
+        UndoRequest { to_revision: args.to_revision, reason: args.change.reason.clone(), dry_run: args.change.dry_run };
+    change::finish(session, &client, client.undo(&request).await?, &args.change).await
+}

@@ -1,0 +1,99 @@
+//! `meshctl status`
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshctl_api::view::Status;
+use meshctl_model::exit;
+
+use crate::args::OutputArgs;
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, BOLD, CAREFUL, Format, GOOD, document, print, print_line, styled};
+use crate::progress::fold;
+use crate::session::Session;
+use crate::show::{self, Listing};
+
+/// Show the whole system at one glance
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl status
+  meshctl status --watch
+  meshctl status -o json | jq .ready
+  meshctl status -o jsonpath='{range .items[*]}{.name}{\"\\n\"}{end}'")]
+pub struct Args {
+    /// Go on, and show it again whenever it changes
+    #[arg(short, long)]
+    watch: bool,
+
+    /// Leave the header lines out
+    #[arg(long)]
+    no_headers: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// A watching status outlives a daemon that is replaced.
+const RETURN: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
+    let client = session.daemon().await?;
+    if !args.watch {
+        show(&client.status().await?, args)?;
+        return Ok(exit::OK);
+    }
+    let mut watch = client.watch(None, RETURN).await?;
+    let (mut status, mut shown) = (None, None);
+    while let Some(told) = watch.next().await? {
+        fold(&mut status, told);
+        let Some(status) = &mut status else { continue };
+        // What is shown does not depend on the last event; most events change nothing of it.
+        let now = Status { last_event_id: String::new(), ..status.clone() };
+        if shown.as_ref() != Some(&now) {
+            show_again(status, args)?;
+            shown = Some(now);
+        }
+    }
+    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
+}
+
+fn show(status: &Status, args: &Args) -> Result<(), Failure> {
+    if document(&args.output.output, status)? {
+        return Ok(());
+    }
+    print(page(status, &args.output.output, !args.no_headers, output::width(), Timestamp::now()))
+}
+
+/// On a terminal in place of what stood there; in a pipe below it; as JSON one line.
+fn show_again(status: &Status, args: &Args) -> Result<(), Failure> {
+    if args.output.output == Format::Json {
+        let line = serde_json::to_string(status).unwrap_or_default();
+        return print_line(line);
+    }
+    if output::width().is_some() && args.output.output.for_people() {
+        print("\u{1b}[H\u{1b}[2J")?;
+    }
+    show(status, args)
+}
+
+fn page(status: &Status, format: &Format, headers: bool, width: Option<u16>, now: Timestamp) -> String {
+    let services = show::services(status.items.clone(), now);
+    let gateways = show::gateways(status.gateways.clone(), now);
+    if *format == Format::Name {
+        return services.names() + &gateways.names();
+    }
+    let table = |listing: &Listing| listing.table(format, headers).draw(width);
+    let mut text = String::new();
+    if headers {
+        let readiness = if status.ready { styled(GOOD, "ready") } else { styled(CAREFUL, "not ready") };
+        let name = if status.name.is_empty() { "nothing applied yet" } else { &status.name };
+        text.push_str(&format!("{}   revision {}   {readiness}\n\n", styled(BOLD, name), status.revision));
+    }
+    text.push_str(&table(&services));
+    if !status.gateways.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&gateways));
+    }
+    text
+}

@@ -1,0 +1,103 @@
+//! What every command gets: where the system is, and how to talk about it.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use meshctl_api::build;
+use meshctl_api::client::Client;
+use meshctl_api::view::Version;
+use meshctl_model::exit;
+
+use crate::args::{Globals, When};
+use crate::failure::Failure;
+use crate::output;
+
+/// One call of the command line.
+#[derive(Debug)]
+pub(crate) struct Session {
+    state_dir: PathBuf,
+    quiet: bool,
+}
+
+impl Session {
+    /// # Errors
+    /// When there is no home directory to find the default state directory in.
+    pub(crate) fn new(globals: &Globals) -> Result<Self, Failure> {
+        match globals.color {
+            When::Auto => {}
+            When::Always => anstream::ColorChoice::Always.write_global(),
+            When::Never => anstream::ColorChoice::Never.write_global(),
+        }
+        Ok(Self { state_dir: state_dir(globals.state_dir.as_deref())?, quiet: globals.quiet })
+    }
+
+    /// Absolute.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Says something beside the result, on stderr; not with `--quiet`.
+    pub(crate) fn say(&self, text: impl Display) {
+        if !self.quiet {
+            output::say(text);
+        }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// A client for the daemon of this state directory, whether or not one answers.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::at(&self.state_dir)?)
+    }
+
+    /// The daemon, which answers; another build than this one is worth a warning.
+    pub(crate) async fn daemon(&self) -> Result<Client, Failure> {
+        let client = self.client()?;
+        let version = client.version().await?;
+        if differs(&version) && !self.quiet {
+            output::warn(format_args!(
+                "the daemon (pid {}) runs {}; the next `meshctl apply` replaces it",
+                version.pid,
+                skew(&version)
+            ));
+        }
+        Ok(client)
+    }
+}
+
+/// Whether the daemon runs another build than this process.
+pub(crate) fn differs(daemon: &Version) -> bool {
+    daemon.version != build::VERSION || daemon.build != build::build()
+}
+
+/// `0.1.0, this is 0.2.0`, in the fewest words that differ.
+pub(crate) fn skew(daemon: &Version) -> String {
+    if daemon.version == build::VERSION {
+        format!("another build of {}", daemon.version)
+    } else {
+        format!("meshctl {}, and this is {}", daemon.version, build::VERSION)
+    }
+}
+
+/// The state directory: as asked for, or the XDG one. Absolute, because a daemon outlives the folder it was started in.
+///
+/// # Errors
+/// When there is neither.
+pub fn state_dir(wanted: Option<&Path>) -> Result<PathBuf, Failure> {
+    let dir = match wanted {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => {
+            let xdg = etcetera::choose_base_strategy().map_err(|error| {
+                Failure::new(exit::FAILURE, "there is no home directory to keep the system in")
+                    .caused_by(&error)
+                    .hint("name a folder with --state-dir or MESHCTL_STATE_DIR")
+            })?;
+            let base = xdg.state_dir().unwrap_or_else(|| xdg.data_dir());
+            base.join("meshctl").join("default")
+        }
+    };
+    std::path::absolute(&dir).map_err(|error| Failure::file(format_args!("cannot use {}", dir.display()), &error))
+}

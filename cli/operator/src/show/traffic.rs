@@ -1,0 +1,115 @@
+//! What carries requests: routes, edges, their breakers, and the endpoints behind them.
+
+use jiff::Timestamp;
+use meshctl_api::view::{Edge, Endpoint, Route};
+use serde_json::json;
+
+use super::{Item, Listing, milliseconds};
+use crate::kinds::Kind;
+use crate::output::{Cell, age};
+
+pub(crate) fn routes(routes: Vec<Route>) -> Listing {
+    let item = |route: Route| {
+        let methods = if route.methods.is_empty() { "any".to_owned() } else { route.methods.join(",") };
+        let headers: Vec<String> = route.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let cells = vec![
+            Cell::plain(&route.name),
+            Cell::maybe(route.host.as_ref()),
+            Cell::plain(&route.path),
+            Cell::plain(methods),
+            Cell::plain(targets(&route)),
+            Cell::plain(milliseconds(route.deadline_ms as f64)),
+            Cell::plain(route.retries),
+            Cell::plain(milliseconds(route.attempt_timeout_ms as f64)),
+            Cell::plain(if headers.is_empty() { "-".to_owned() } else { headers.join(", ") }),
+        ];
+        Item::new(&route.name, &route, cells)
+    };
+    let columns = &["name", "host", "path", "methods", "to", "deadline", "retries", "attempt", "headers"];
+    Listing::new(Kind::Route, columns, 2, routes.into_iter().map(item).collect())
+}
+
+/// `orders`, or `orders 90%, orders-v2 10%`.
+pub(super) fn targets(route: &Route) -> String {
+    match route.targets.as_slice() {
+        [only] => only.service.clone(),
+        several => {
+            let parts: Vec<String> =
+                several.iter().map(|target| format!("{} {}%", target.service, target.weight_percent)).collect();
+            parts.join(", ")
+        }
+    }
+}
+
+pub(crate) fn edges(edges: Vec<Edge>) -> Listing {
+    let item = |edge: Edge| {
+        // Without a request there is no latency to tell.
+        let latency = |ms: f64| (edge.requests > 0).then(|| milliseconds(ms));
+        let cells = vec![
+            Cell::plain(&edge.name),
+            breaker(&edge.breaker),
+            Cell::plain(edge.requests),
+            Cell::plain(edge.failures),
+            Cell::plain(edge.in_flight),
+            Cell::maybe(latency(edge.latency_p50_ms)),
+            Cell::maybe(latency(edge.latency_p99_ms)),
+            Cell::plain(milliseconds(edge.deadline_ms as f64)),
+            Cell::plain(edge.retries),
+            Cell::plain(milliseconds(edge.attempt_timeout_ms as f64)),
+            Cell::maybe(edge.url.as_ref()),
+        ];
+        Item::new(&edge.name, &edge, cells)
+    };
+    let columns = &[
+        "name",
+        "breaker",
+        "requests",
+        "failures",
+        "in flight",
+        "p50",
+        "p99",
+        "deadline",
+        "retries",
+        "attempt",
+        "url",
+    ];
+    Listing::new(Kind::Edge, columns, 2, edges.into_iter().map(item).collect())
+}
+
+/// The breakers of `edges`: each edge has one.
+pub(crate) fn breakers(edges: Vec<Edge>) -> Listing {
+    let item = |edge: Edge| {
+        let value = json!({ "edge": edge.name, "state": edge.breaker });
+        let cells = vec![Cell::plain(&edge.name), breaker(&edge.breaker)];
+        Item::new(&edge.name, &value, cells)
+    };
+    Listing::new(Kind::Breaker, &["edge", "state"], 0, edges.into_iter().map(item).collect())
+}
+
+fn breaker(state: &str) -> Cell {
+    match state {
+        "closed" => Cell::good(state),
+        "halfOpen" => Cell::careful(state),
+        _ => Cell::bad(state),
+    }
+}
+
+pub(crate) fn endpoints(endpoints: Vec<Endpoint>, now: Timestamp) -> Listing {
+    let item = |endpoint: Endpoint| {
+        let routing = if endpoint.in_routing { Cell::good("in") } else { Cell::bad("out") };
+        let cells = vec![
+            Cell::plain(&endpoint.id),
+            Cell::plain(&endpoint.service),
+            Cell::plain(&endpoint.address),
+            routing,
+            Cell::plain(age(endpoint.since, now)),
+            Cell::plain(&endpoint.source),
+            Cell::plain(endpoint.reason.as_deref().unwrap_or_default()),
+            Cell::maybe(endpoint.last_checked_at.map(|at| age(at, now))),
+            Cell::maybe(endpoint.expires_at.map(|at| age(now, at))),
+        ];
+        Item::new(&endpoint.id, &endpoint, cells)
+    };
+    let columns = &["id", "service", "address", "routing", "since", "source", "reason", "last check", "lease ends in"];
+    Listing::new(Kind::Endpoint, columns, 2, endpoints.into_iter().map(item).collect())
+}
