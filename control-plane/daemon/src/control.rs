@@ -314,8 +314,7 @@ impl Control {
             }
             _ => None,
         });
-        let leases = state.leases.values().map(|lease| lease.expires_at);
-        let next = waits.chain(leases).map(|at| at.duration_since(now)).min();
+        let next = waits.chain(state.registry.next_expiry()).map(|at| at.duration_since(now)).min();
         let usual = Duration::from_secs(1);
         match next {
             Some(wait) if wait.is_negative() => Duration::from_millis(1),

@@ -47,7 +47,10 @@ impl Monitor {
                         listen(&spec.id, &gateway, &executor.reports)
                     );
                 } else {
-                    check_for_ever(&spec, ready, &seen, &executor.reports, || probe::check(&spec)).await;
+                    let address = spec.port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
+                    let timeout = spec.health.timeout.get();
+                    let check = || probe::check(&spec, &executor.state_dir, &address, timeout);
+                    check_for_ever(&spec, ready, &seen, &executor.reports, check).await;
                 }
             };
             let exit = tokio::select! {

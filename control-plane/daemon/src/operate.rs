@@ -1,15 +1,18 @@
 //! What operators ask for. Each is checked, planned, saved, and only then wanted.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::{Accepted, Plan, PlanStep, Registration};
+use meshctl_drivers::registry as drivers;
 use meshctl_model::load::Sources;
 use meshctl_model::plan::{Change, Desired, Overlay, Phase, Ports, changes, fingerprint, render};
 use meshctl_model::topology::Topology;
 use serde_json::json;
 
 use crate::state::State;
-use crate::store::{Changes, LeaseRow, RevisionBody, RevisionRow, Store, StoreError};
+use crate::store::{Changes, RevisionBody, RevisionRow, Store, StoreError};
 
 /// Who asks, and why.
 #[derive(Clone, Debug, Default)]
@@ -270,54 +273,50 @@ impl State {
                 format!("cannot register {id} of {service}: `{}` is not an address: {why}", registration.address);
             return Err(ApiError::new(ErrorCode::Invalid, message).hint("write ADDRESS:PORT, such as 127.0.0.1:9000"));
         }
-        if self.observed.instances.contains_key(id) {
-            let message = format!("cannot register {id} of {service}: an instance of that name is running here");
-            return Err(ApiError::new(ErrorCode::Conflict, message).hint("choose another name"));
-        }
         let default = if self.desired.lease.as_millis() == 0 { 30_000 } else { self.desired.lease.as_millis() };
-        let lease = std::time::Duration::from_millis(registration.lease_ms.unwrap_or(default).clamp(1, 86_400_000));
-        let expires_at = now.checked_add(lease).unwrap_or(now);
-        let key = (service.to_owned(), id.to_owned());
-        let known = self.leases.get(&key).filter(|lease| lease.address == registration.address);
-        let since = known.map_or(now, |lease| lease.since);
-        if known.is_none() {
-            self.registry_index += 1;
+        let length = Duration::from_millis(registration.lease_ms.unwrap_or(default).clamp(1, 86_400_000));
+        let before = self.registry.index();
+        let wanted = drivers::Registration {
+            service: service.into(),
+            id: id.into(),
+            address: registration.address.clone(),
+            lease: Some(length),
+        };
+        self.registry.register(&wanted, now).map_err(|why| refused(&why))?;
+        if self.registry.index() != before {
             let message = format!("{id} of {service} is registered at {}", registration.address);
             self.info("endpoint.registered", format!("endpoint/{id}"), message);
         }
-        let address = registration.address.clone();
-        let lease = LeaseRow { service: service.into(), id: id.into(), address, since, expires_at };
-        self.leases.insert(key.clone(), lease);
-        self.unwritten.leases.insert(key);
+        self.unwritten.leases.insert((service.to_owned(), id.to_owned()));
         Ok(())
     }
 
     /// # Errors
     /// When it is not registered.
     pub fn deregister(&mut self, service: &str, id: &str) -> Result<(), ApiError> {
-        let key = (service.to_owned(), id.to_owned());
-        if self.leases.remove(&key).is_none() {
-            let message = format!("nothing is registered as {id} of {service}");
+        let found = self.registry.service(service, Timestamp::MIN).items.into_iter().find(|found| found.id == id);
+        if !found.is_some_and(|found| matches!(found.source, drivers::Source::Lease { .. })) {
+            let message = format!("nothing is registered from outside as {id} of {service}");
             return Err(ApiError::new(ErrorCode::NotFound, message).hint("see `meshctl registry ls`"));
         }
-        self.unwritten.leases.insert(key);
-        self.registry_index += 1;
+        self.registry.deregister(service, id);
+        self.unwritten.leases.insert((service.to_owned(), id.to_owned()));
         self.info("endpoint.deregistered", format!("endpoint/{id}"), format!("{id} of {service} is deregistered"));
         Ok(())
     }
 
     /// A lease that was not renewed is over at its end, not at some later look.
     pub fn expire_leases(&mut self, now: Timestamp) {
-        let over: Vec<_> = self.leases.values().filter(|lease| lease.expires_at <= now).cloned().collect();
-        for lease in over {
-            let key = (lease.service.clone(), lease.id.clone());
-            self.leases.remove(&key);
-            self.unwritten.leases.insert(key);
-            self.registry_index += 1;
+        for lease in self.registry.expire(now) {
             let message = format!("the registration of {} of {} was not renewed", lease.id, lease.service);
             self.warn("endpoint.expired", format!("endpoint/{}", lease.id), message);
+            self.unwritten.leases.insert((lease.service, lease.id));
         }
     }
+}
+
+fn refused(why: &drivers::RegistryError) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, why.to_string())
 }
 
 fn last_revision(store: &Store) -> Result<u64, ApiError> {

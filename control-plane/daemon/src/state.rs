@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use meshctl_drivers::registry::embedded::Catalogue;
+use meshctl_drivers::registry::{Registration, Source};
 use meshctl_model::event::{Event, EventSeverity};
 use meshctl_model::plan::{Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step, decide};
 use meshctl_model::snapshot::{Endpoint, Snapshot};
@@ -11,6 +13,7 @@ use meshctl_model::topology::Topology;
 use serde_json::Value;
 
 use crate::store::{Changes, LeaseRow, Remembered};
+use crate::view;
 
 /// What is wanted, what is seen, and what has yet to be written and told about it.
 #[derive(Debug)]
@@ -27,10 +30,8 @@ pub struct State {
     pub gateways: BTreeMap<u32, DesiredService>,
     pub observed: Observed,
     pub ports: Ports,
-    /// Registered from outside, by service and id.
-    pub leases: BTreeMap<(String, String), LeaseRow>,
-    /// Rises with every change of endpoints.
-    pub registry_index: u64,
+    /// Where every service is, in routing or not: instances as they are seen, and registrations from outside.
+    pub registry: Catalogue,
     /// What the data plane should have now; its generation is `observed.generation`.
     pub snapshot: Arc<Snapshot>,
     /// Everything is as wanted.
@@ -71,7 +72,10 @@ impl State {
         observed.services.extend(remembered.services);
         observed.instances.extend(remembered.instances.into_iter().map(|i| (i.spec.id.clone(), i)));
         let ports = Ports { assigned: remembered.ports, offset, ..Ports::default() };
-        let leases = remembered.leases.into_iter().map(|l| ((l.service.clone(), l.id.clone()), l)).collect();
+        let mut registry = Catalogue::default();
+        for lease in remembered.leases {
+            restore_lease(&mut registry, lease);
+        }
         let mut state = Self {
             revision: 0,
             revision_state: "",
@@ -82,8 +86,7 @@ impl State {
             gateways: BTreeMap::new(),
             observed,
             ports,
-            leases,
-            registry_index: 1,
+            registry,
             snapshot: Arc::default(),
             ready: false,
             going_down: false,
@@ -138,22 +141,19 @@ impl State {
     /// The one way to change an instance: what changes is written and told.
     pub fn update(&mut self, id: &str, change: impl FnOnce(&mut Instance)) {
         let Some(instance) = self.observed.instances.get_mut(id) else { return };
-        let was_ready = instance.phase == Phase::Ready;
         change(instance);
-        if was_ready != (instance.phase == Phase::Ready) {
-            self.registry_index += 1;
-        }
         self.touch(id);
     }
 
     /// Its place is free again.
     pub fn forget(&mut self, id: &str) {
         self.touch(id);
-        self.observed.instances.remove(id);
+        if let Some(instance) = self.observed.instances.remove(id) {
+            self.registry.deregister(&instance.spec.service, id);
+        }
         self.observed.gateways.remove(id);
         self.ports.release(&format!("instance/{id}"));
         self.unwritten.ports = true;
-        self.registry_index += 1;
     }
 
     pub fn insert(&mut self, instance: Instance) {
@@ -169,6 +169,8 @@ impl State {
         let Some(instance) = self.observed.instances.get(id) else { return };
         if instance.is_gateway() {
             self.untold.gateways.insert(id.to_owned());
+        } else {
+            list(&mut self.registry, instance);
         }
         self.touched_service(&instance.spec.service.clone());
         self.unwritten.instances.insert(id.to_owned());
@@ -268,7 +270,6 @@ impl State {
             restarts: 0,
             failures: 0,
             reason: None,
-            last_checked_at: None,
         };
         if instance.is_gateway() {
             let slot = crate::gateways::slot_of(spec);
@@ -294,7 +295,7 @@ impl State {
     pub fn changes(&self) -> Changes {
         let unwritten = &self.unwritten;
         let instances = || unwritten.instances.iter().map(|id| (id, self.observed.instances.get(id)));
-        let leases = || unwritten.leases.iter().map(|key| (key, self.leases.get(key)));
+        let leases = || unwritten.leases.iter().map(|key| (key, self.lease(key)));
         let record = |name: &String| Some((name.clone(), self.observed.services.get(name)?.clone()));
         Changes {
             revision: None,
@@ -308,19 +309,51 @@ impl State {
             services: unwritten.services.iter().filter_map(record).collect(),
             events: unwritten.events.clone(),
             ports: unwritten.ports.then(|| self.ports.assigned.clone()),
-            leases: leases().filter_map(|(_, lease)| lease.cloned()).collect(),
+            leases: leases().filter_map(|(_, lease)| lease).collect(),
             leases_gone: leases().filter(|(_, l)| l.is_none()).map(|(key, _)| key.clone()).collect(),
             generation: unwritten.generation.then_some(self.observed.generation),
         }
     }
 
+    /// A registration from outside, as it is written down.
+    fn lease(&self, (service, id): &(String, String)) -> Option<LeaseRow> {
+        let found = self.registry.service(service, Timestamp::MIN).items.into_iter().find(|found| found.id == *id)?;
+        let Source::Lease { expires_at, length } = found.source else { return None };
+        Some(LeaseRow { service: found.service, id: found.id, address: found.address, expires_at, length })
+    }
+
     fn leased(&self) -> BTreeMap<String, Vec<Endpoint>> {
         let mut by_service: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
-        for lease in self.leases.values() {
-            if let Ok(address) = lease.address.parse() {
-                by_service.entry(lease.service.clone()).or_default().push(Endpoint { id: lease.id.clone(), address });
+        for lease in self.registry.snapshot(Timestamp::MIN).items {
+            if let (Source::Lease { .. }, Ok(address)) = (lease.source, lease.address.parse()) {
+                by_service.entry(lease.service).or_default().push(Endpoint { id: lease.id, address });
             }
         }
         by_service
+    }
+}
+
+/// Puts an instance into the registry as it is seen now.
+fn list(registry: &mut Catalogue, instance: &Instance) {
+    let Some(address) = instance.address() else { return };
+    let (service, id) = (&instance.spec.service, &instance.spec.id);
+    let registration =
+        Registration { service: service.clone(), id: id.clone(), address: address.to_string(), lease: None };
+    let outcome = match instance.phase {
+        Phase::Ready => Ok(()),
+        _ => Err(view::why_out(instance)),
+    };
+    let at = instance.since;
+    if let Err(why) = registry.register(&registration, at).and_then(|_| registry.mark(service, id, outcome, at)) {
+        tracing::warn!(%why, "the registry refuses {id}");
+    }
+}
+
+fn restore_lease(registry: &mut Catalogue, lease: LeaseRow) {
+    let LeaseRow { service, id, address, expires_at, length } = lease;
+    let renewed_at = expires_at.checked_sub(length).unwrap_or(expires_at);
+    let registration = Registration { service, id, address, lease: Some(length) };
+    if let Err(why) = registry.register(&registration, renewed_at) {
+        tracing::warn!(%why, "a registration could not be restored");
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_model::event::{Event, EventSeverity};
@@ -33,8 +34,8 @@ const SCHEMA: &str = "
     CREATE INDEX events_by_subject ON events (subject, event_id);
     CREATE TABLE ports (owner TEXT PRIMARY KEY, port INTEGER NOT NULL UNIQUE) STRICT;
     CREATE TABLE leases (
-        service TEXT NOT NULL, id TEXT NOT NULL, address TEXT NOT NULL, since TEXT NOT NULL, expires_at TEXT NOT NULL,
-        PRIMARY KEY (service, id)
+        service TEXT NOT NULL, id TEXT NOT NULL, address TEXT NOT NULL, expires_at TEXT NOT NULL,
+        length_ms INTEGER NOT NULL, PRIMARY KEY (service, id)
     ) STRICT;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 ";
@@ -73,8 +74,8 @@ pub struct LeaseRow {
     pub service: String,
     pub id: String,
     pub address: String,
-    pub since: Timestamp,
     pub expires_at: Timestamp,
+    pub length: Duration,
 }
 
 /// What one commit writes.
@@ -185,13 +186,13 @@ impl Store {
             .map(|(name, body): (String, String)| Ok((name, self.parse(&body)?)))
             .collect::<Result<_, StoreError>>()?;
         let ports = self.read("SELECT owner, port FROM ports", |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let leases = self.read("SELECT service, id, address, since, expires_at FROM leases", |row| {
+        let leases = self.read("SELECT service, id, address, expires_at, length_ms FROM leases", |row| {
             Ok(LeaseRow {
                 service: row.get(0)?,
                 id: row.get(1)?,
                 address: row.get(2)?,
-                since: timestamp(row.get(3)?)?,
-                expires_at: timestamp(row.get(4)?)?,
+                expires_at: timestamp(row.get(3)?)?,
+                length: Duration::from_millis(row.get(4)?),
             })
         })?;
         let generation = self.read("SELECT value FROM meta WHERE key = 'generation'", |row| row.get::<_, String>(0))?;
@@ -234,10 +235,10 @@ impl Store {
     /// # Errors
     /// When the file cannot be read.
     pub fn events(&self, after: Option<u64>, subject: &str, limit: u64) -> Result<Vec<Event>, StoreError> {
-        let (condition, order) = if after.is_some() { ("event_id > ?1", "ASC") } else { ("event_id > ?1", "DESC") };
+        let order = if after.is_some() { "ASC" } else { "DESC" };
         let query = format!(
             "SELECT event_id, event_type, subject, severity, message, data, created_at FROM events
-             WHERE {condition} AND substr(subject, 1, length(?2)) = ?2 ORDER BY event_id {order} LIMIT ?3"
+             WHERE event_id > ?1 AND substr(subject, 1, length(?2)) = ?2 ORDER BY event_id {order} LIMIT ?3"
         );
         let mut statement = self.connection.prepare_cached(&query).map_err(|source| self.sql(source))?;
         let rows = statement
@@ -326,8 +327,14 @@ fn write_all(to: &Transaction, changes: &Changes) -> rusqlite::Result<()> {
     }
     for lease in &changes.leases {
         to.execute(
-            "INSERT OR REPLACE INTO leases (service, id, address, since, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![lease.service, lease.id, lease.address, lease.since.to_string(), lease.expires_at.to_string()],
+            "INSERT OR REPLACE INTO leases (service, id, address, expires_at, length_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                lease.service,
+                lease.id,
+                lease.address,
+                lease.expires_at.to_string(),
+                lease.length.as_millis() as u64
+            ],
         )?;
     }
     for (service, id) in &changes.leases_gone {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use meshctl_api::view::{Endpoint, Gateway, Instance, InstanceState, RegistryView, Route, RouteTarget, Service};
 use meshctl_api::view::{ServiceState, Status};
+use meshctl_drivers::registry as registered;
 use meshctl_model::API_VERSION;
 use meshctl_model::GATEWAY;
 use meshctl_model::plan::{CRASH_LOOP, Phase, Unready};
@@ -200,40 +202,44 @@ pub fn routes(state: &State) -> Vec<Route> {
 
 /// Endpoints of one service, or of all, in routing or not.
 pub fn registry(control: &Control, service: Option<&str>) -> RegistryView {
-    let state = &control.state;
-    let wanted = |name: &str| service.is_none_or(|service| service == name);
-    let instances = state.observed.instances.values().filter(|i| !i.is_gateway() && wanted(&i.spec.service));
-    let started = instances.filter_map(|found| {
-        let in_routing = found.phase == Phase::Ready;
-        let shown = instance(found);
-        let why = || shown.reason.clone().unwrap_or_else(|| word(shown.state).to_owned());
-        Some(Endpoint {
-            service: found.spec.service.clone(),
-            id: found.spec.id.clone(),
-            address: found.address()?.to_string(),
-            in_routing,
-            reason: (!in_routing).then(why),
+    let now = Timestamp::now();
+    let registry = &control.state.registry;
+    let found = match service {
+        Some(name) => registry.service(name, now),
+        None => registry.snapshot(now),
+    };
+    let endpoint = |found: registered::Endpoint| {
+        let (source, expires_at) = match found.source {
+            registered::Source::Instance => ("instance", None),
+            registered::Source::Lease { expires_at, .. } => ("lease", Some(expires_at)),
+        };
+        let reason = match found.health {
+            registered::Health::In => None,
+            registered::Health::Out { reason } => Some(reason),
+        };
+        let last_checked_at = control.monitors.get(&found.id).and_then(|monitor| monitor.last_checked_at());
+        Endpoint {
+            in_routing: reason.is_none(),
+            service: found.service,
+            id: found.id,
+            address: found.address,
+            reason,
             since: found.since,
-            source: "instance".into(),
-            expires_at: None,
-            last_checked_at: control.monitors.get(&found.spec.id).and_then(|monitor| monitor.last_checked_at()),
-        })
-    });
-    let leased = state.leases.values().filter(|lease| wanted(&lease.service)).map(|lease| Endpoint {
-        service: lease.service.clone(),
-        id: lease.id.clone(),
-        address: lease.address.clone(),
-        in_routing: true,
-        reason: None,
-        since: lease.since,
-        source: "lease".into(),
-        expires_at: Some(lease.expires_at),
-        last_checked_at: None,
-    });
+            source: source.into(),
+            expires_at,
+            last_checked_at,
+        }
+    };
     RegistryView {
         api_version: API_VERSION.into(),
         kind: "EndpointList".into(),
-        index: state.registry_index,
-        items: started.chain(leased).collect(),
+        index: found.index,
+        items: found.items.into_iter().map(endpoint).collect(),
     }
+}
+
+/// Why an instance is not in routing.
+pub fn why_out(found: &meshctl_model::plan::Instance) -> String {
+    let shown = instance(found);
+    shown.reason.unwrap_or_else(|| word(shown.state).to_owned())
 }

@@ -42,7 +42,6 @@ pub struct Instance {
     pub failures: u32,
     /// In words: the last failed check, the last exit.
     pub reason: Option<String>,
-    pub last_checked_at: Option<Timestamp>,
 }
 
 /// Where an instance is in its life. The arrows: starting → ready ⇄ unhealthy; from each of them to backing off when it
