@@ -1,5 +1,7 @@
 //! `meshctl`: one executable, several roles. The only crate that knows everything: it turns arguments into a role.
 
+mod roles;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -28,6 +30,8 @@ struct Meshctl {
 enum Command {
     #[command(flatten)]
     Operator(meshctl_operator::Command),
+    #[command(flatten)]
+    Role(roles::Role),
 }
 
 const AFTER_HELP: &str = "\
@@ -40,6 +44,10 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or stale p
 77 not allowed, 78 invalid topology, 130 interrupted.";
 
 fn main() -> ExitCode {
+    // One shim runs for every instance: it needs none of what follows, and starts in a millisecond without it.
+    if let Some(folder) = roles::shim_folder() {
+        return meshctl_drivers::runtime::process::shim::main(&folder);
+    }
     CompleteEnv::with_factory(Meshctl::command).complete();
     let Meshctl { globals, command } = Meshctl::parse();
     match command {
@@ -47,6 +55,7 @@ fn main() -> ExitCode {
             log_calls(globals.verbose);
             meshctl_operator::run(&globals, command, Meshctl::command).into()
         }
+        Command::Role(role) => roles::run(role, &globals),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use meshctl_api::error::ErrorCode;
 use meshctl_api::view::{ApplyRequest, Plan, PlanStep};
 use meshctl_model::exit;
+use meshctl_model::plan::{Desired, Overlay, Ports, changes, fingerprint, render};
 
 use crate::failure::Failure;
 use crate::launch;
@@ -32,9 +33,23 @@ pub(crate) async fn plan(session: &Session, request: &ApplyRequest) -> Result<Pl
 }
 
 /// The plan for an empty system: where no daemon owns the state directory, nothing runs.
-fn plan_without_daemon(_request: &ApplyRequest) -> Result<Plan, Failure> {
-    Err(Failure::new(exit::UNREACHABLE, "no daemon runs that could compare")
-        .hint("start the system with `meshctl apply FILE`; the plan is shown before anything is done"))
+fn plan_without_daemon(request: &ApplyRequest) -> Result<Plan, Failure> {
+    let loaded = meshctl_model::load::load(&request.sources);
+    let Some(topology) = loaded.topology else {
+        return Err(Failure::new(exit::INVALID_TOPOLOGY, "the topology has errors").hint("see `meshctl validate FILE`"));
+    };
+    let desired = render(&topology, &Overlay::default(), &mut Ports::default())
+        .map_err(|why| Failure::new(exit::FAILURE, why))?;
+    let steps: Vec<PlanStep> = changes(&Desired::default(), &desired).into_iter().map(PlanStep::from).collect();
+    Ok(Plan {
+        api_version: meshctl_model::API_VERSION.into(),
+        kind: "Plan".into(),
+        fingerprint: fingerprint(&request.sources, 0),
+        changes: steps.len() as u32,
+        steps,
+        base_revision: 0,
+        sources: Some(request.sources.clone()),
+    })
 }
 
 /// Shows `plan` on stdout, in the form asked for.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use meshctl_model::event::Event;
 use meshctl_model::load::Sources;
+use meshctl_model::plan::Change;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -281,6 +282,12 @@ pub struct PlanStep {
     pub why: String,
     /// What it means for requests: `instances are replaced one at a time; no request fails`.
     pub consequence: String,
+}
+
+impl From<Change> for PlanStep {
+    fn from(Change { action, kind, name, why, consequence }: Change) -> Self {
+        Self { action, kind, name, why, consequence }
+    }
 }
 
 /// Body of plan and apply.

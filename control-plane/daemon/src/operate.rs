@@ -7,7 +7,7 @@ use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::{Accepted, Plan, PlanStep, Registration};
 use meshctl_drivers::registry as drivers;
 use meshctl_model::load::Sources;
-use meshctl_model::plan::{Change, Desired, Overlay, Phase, Ports, changes, fingerprint, render};
+use meshctl_model::plan::{Desired, Overlay, Phase, Ports, changes, fingerprint, render};
 use meshctl_model::topology::Topology;
 use serde_json::json;
 
@@ -125,7 +125,7 @@ impl State {
         let mut ports = Ports { busy, ..self.ports.clone() };
         let desired =
             render(&wish.topology, &wish.overlay, &mut ports).map_err(|why| ApiError::new(ErrorCode::Invalid, why))?;
-        let steps: Vec<PlanStep> = changes(&self.desired, &desired).into_iter().map(step).collect();
+        let steps: Vec<PlanStep> = changes(&self.desired, &desired).into_iter().map(PlanStep::from).collect();
         let plan = Plan {
             api_version: meshctl_model::API_VERSION.into(),
             kind: "Plan".into(),
@@ -233,7 +233,7 @@ impl State {
     pub fn down(&mut self, asked: &Asked) -> Accepted {
         let last_event_id = self.last_event.to_string();
         let empty = Desired { name: self.desired.name.clone(), ports: self.desired.ports, ..Desired::default() };
-        let steps: Vec<PlanStep> = changes(&self.desired, &empty).into_iter().map(step).collect();
+        let steps: Vec<PlanStep> = changes(&self.desired, &empty).into_iter().map(PlanStep::from).collect();
         let plan = Plan {
             api_version: meshctl_model::API_VERSION.into(),
             kind: "Plan".into(),
@@ -328,9 +328,4 @@ fn last_revision(store: &Store) -> Result<u64, ApiError> {
 pub fn unwritable(why: &StoreError) -> ApiError {
     ApiError::new(ErrorCode::Unavailable, format!("nothing was changed: {why}"))
         .hint("free some space (`meshctl check` shows how much there is), then try again")
-}
-
-fn step(change: Change) -> PlanStep {
-    let Change { action, kind, name, why, consequence } = change;
-    PlanStep { action, kind, name, why, consequence }
 }

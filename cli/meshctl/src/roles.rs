@@ -1,0 +1,97 @@
+//! The long-running roles: the same executable, each in a process of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use meshctl_model::exit;
+use meshctl_operator::Globals;
+
+/// Roles are started by meshctl itself; an operator starts a daemon by hand at most.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// Own a state directory: run what was applied and keep it running (started by `apply` itself)
+    #[command(after_help = "\
+Examples:
+  meshctl daemon                            in the foreground; its log goes to stderr
+  meshctl --state-dir /var/lib/shop daemon
+
+SIGTERM ends the daemon and leaves the services running; the next one adopts them. `meshctl down` ends everything.")]
+    Daemon,
+
+    /// Carry requests (started by the daemon)
+    #[command(hide = true)]
+    Gateway {
+        /// Where the last snapshot and the admin socket are kept
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// One for each core where left out
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+        /// Where Prometheus reads
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        metrics: Option<SocketAddr>,
+    },
+
+    /// Run a reference service on 127.0.0.1:$PORT: hello, inventory, orders
+    #[command(after_help = "\
+Examples:
+  PORT=9000 meshctl service hello
+  PORT=9001 DATA_DIR=/tmp/stock meshctl service inventory")]
+    Service {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// The folder of the instance, if this process is to be its shim.
+pub(crate) fn shim_folder() -> Option<PathBuf> {
+    let mut arguments = std::env::args_os().skip(1);
+    (arguments.next()? == "shim").then(|| arguments.next().map(PathBuf::from))?
+}
+
+pub(crate) fn run(role: Role, globals: &Globals) -> ExitCode {
+    match role {
+        Role::Daemon => {
+            log();
+            daemon(globals)
+        }
+        Role::Gateway { dir, threads, metrics } => {
+            log();
+            finish(meshctl_traffic::gateway::run(meshctl_traffic::gateway::GatewayOptions { dir, threads, metrics }))
+        }
+        Role::Service { name } => meshctl_services::run(&name),
+    }
+}
+
+fn daemon(globals: &Globals) -> ExitCode {
+    let state_dir = match meshctl_operator::state_dir(globals.state_dir.as_deref()) {
+        Ok(state_dir) => state_dir,
+        Err(why) => return finish(Err::<(), _>(why.message)),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(why) => return finish(Err::<(), _>(why)),
+    };
+    finish(runtime.block_on(meshctl_daemon::run(meshctl_daemon::DaemonOptions { state_dir })))
+}
+
+fn finish<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::from(exit::FAILURE)
+        }
+    }
+}
+
+/// Roles log to stderr: for people on a terminal, as JSON elsewhere.
+fn log() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MESHCTL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() { log.compact().init() } else { log.json().flatten_event(true).init() }
+}
