@@ -5,6 +5,7 @@
 //! steps can give a second program. The program never outlives its shim. Nothing of the instance outlives the program.
 //! The shim has one thread: the kernel ties the program's life to the thread that started it.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,7 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::environment::environment;
 use super::folder::{Folder, Record, Report};
+use super::limits;
 use super::output::Output;
 use super::proc;
 use crate::runtime::Stream;
@@ -54,10 +56,7 @@ pub fn main(dir: &Path) -> ExitCode {
     tell(&report);
     match begun {
         Ok((shim, _)) => shim.watch(),
-        Err(_) => {
-            let _ = end_descendants();
-            return ExitCode::FAILURE;
-        }
+        Err(_) => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
 }
@@ -78,7 +77,7 @@ fn nobody_reads(pipe: BorrowedFd<'_>) -> bool {
 fn tell(report: &Report) {
     // A daemon that is gone reads `shim.json` when it is back.
     let _ = serde_json::to_writer(io::stdout(), report).map_err(io::Error::from).and_then(|()| io::stdout().flush());
-    if let Ok(nowhere) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+    if let Ok(nowhere) = OpenOptions::new().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&nowhere);
     }
 }
@@ -87,12 +86,21 @@ struct Shim {
     folder: Folder,
     spec: InstanceSpec,
     program: Pid,
-    control_groups: Vec<PathBuf>,
+    _groups: Groups,
     /// Readable after SIGCHLD and SIGTERM.
     signals: UnixStream,
     asked_to_stop: Arc<AtomicBool>,
     outputs: Vec<(Stream, PipeReader)>,
     log: Output,
+}
+
+/// Control groups that go with us.
+struct Groups(Vec<PathBuf>);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        limits::remove(&self.0);
+    }
 }
 
 impl Shim {
@@ -117,7 +125,13 @@ impl Shim {
         for end in [stdout.as_fd(), stderr.as_fd()] {
             rustix::io::ioctl_fionbio(end, true).map_err(|error| failed("cannot read a pipe")(error.into()))?;
         }
-        let mut command = command(&folder, &spec)?;
+        // Unique on this machine for as long as we live.
+        let limits = limits::make(&spec.resources, &format!("meshctl-{}-{}", spec.id, std::process::id()));
+        for unenforced in &limits.unenforced {
+            log.notice(unenforced, Timestamp::now());
+        }
+        let groups = Groups(limits.dirs);
+        let mut command = command(&folder, &spec, limits.entrances)?;
         command.stdin(Stdio::null()).stdout(stdout_end).stderr(stderr_end);
         let child = command.spawn().map_err(|error| refusal(&spec, &error))?;
         // The command holds our copies of the program's ends of the pipes, and the content of secret files.
@@ -127,20 +141,20 @@ impl Shim {
         let started_at = Timestamp::now();
         let identities = proc::process_id(std::process::id()).zip(proc::identity_of_child(child.id()));
         let Some((shim, id)) = identities else {
-            let _ = kill_process_group(program, Signal::KILL);
+            let _ = end_descendants();
             return Err(Refusal::Failed("cannot read /proc: is it mounted?".to_owned()));
         };
-        let record = Record { shim, program: id, started_at, control_groups: Vec::new() };
+        let record = Record { shim, program: id, started_at, control_groups: groups.0.clone() };
         if let Err(error) = folder.write_record(&record) {
             // A program that a restarted daemon could not find must not run.
-            let _ = kill_process_group(program, Signal::KILL);
+            let _ = end_descendants();
             return Err(Refusal::Failed(error.to_string()));
         }
         if asked_to_stop.load(Ordering::SeqCst) {
             log.notice("asked to stop while starting", started_at);
         }
         let outputs = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-        let shim = Self { folder, spec, program, control_groups: Vec::new(), signals, asked_to_stop, outputs, log };
+        let shim = Self { folder, spec, program, _groups: groups, signals, asked_to_stop, outputs, log };
         Ok((shim, record))
     }
 
@@ -182,9 +196,6 @@ impl Shim {
         while self.read_outputs() {}
         for (stream, _) in std::mem::take(&mut self.outputs) {
             self.log.finish(stream, Timestamp::now());
-        }
-        for group in &self.control_groups {
-            let _ = std::fs::remove_dir(group);
         }
         if let Some(exit) = exit {
             // On a full disk the daemon still sees that we are gone, and says that it does not know how it ended.
@@ -247,7 +258,7 @@ fn listen_to_signals(asked_to_stop: &Arc<AtomicBool>) -> io::Result<UnixStream> 
     Ok(signals)
 }
 
-fn command(folder: &Folder, spec: &InstanceSpec) -> Result<Command, Refusal> {
+fn command(folder: &Folder, spec: &InstanceSpec, groups: Vec<File>) -> Result<Command, Refusal> {
     let mut command = match &spec.program {
         Program::Meshctl(arguments) => {
             let executable = std::env::current_exe()
@@ -273,13 +284,13 @@ fn command(folder: &Folder, spec: &InstanceSpec) -> Result<Command, Refusal> {
     }
     command.current_dir(&spec.working_dir);
     let open_files = spec.resources.open_files.map(|files| Rlimit { current: Some(files), maximum: Some(files) });
-    tie_to_us(&mut command, open_files);
+    tie_to_us(&mut command, open_files, groups);
     Ok(command)
 }
 
 /// Gives the program a session and so a process group of its own, and a life that ends with ours.
 #[allow(unsafe_code)]
-fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>) {
+fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>, groups: Vec<File>) {
     let shim = getpid();
     let between_fork_and_exec = move || {
         setsid()?;
@@ -287,6 +298,9 @@ fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>) {
         // The signal is sent at the moment of our death; if that has passed already, it would never come.
         if getppid() != Some(shim) {
             return Err(rustix::io::Errno::SRCH.into());
+        }
+        for group in &groups {
+            rustix::io::write(group, b"0")?;
         }
         if let Some(limit) = open_files {
             setrlimit(Resource::Nofile, limit)?;
