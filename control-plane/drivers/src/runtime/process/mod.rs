@@ -1,4 +1,4 @@
-//! Local processes: a shim per instance ([`shim`]), a folder per instance ([`folder`]), and nothing in memory. Whatever the
+//! Local processes: a shim per instance ([`shim`]), a folder per instance (`folder.rs`), and nothing in memory. Whatever the
 //! daemon knows of an instance it reads from the folder and the kernel, so a daemon that has just started knows as much as
 //! one that has run for a year.
 
@@ -25,7 +25,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use self::environment::environment;
-use self::folder::{Folder, Record, Report, State, about};
+use self::folder::{Folder, Record, Refusal, Report, State, about};
 pub use self::limits::Capabilities;
 pub use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL, Usage, alive, listening_ports, process_id};
 use self::watch::FolderWatch;
@@ -115,9 +115,9 @@ impl ProcessRuntime {
         };
         drop(turn);
         match report.map_err(|error| failed(error.to_string()))? {
-            Some(Report::Started(record)) => Ok(record.into()),
-            Some(Report::Unstartable(why)) => Err(RuntimeError::Unstartable { id: spec.id.clone(), why }),
-            Some(Report::Failed(why)) => Err(failed(why)),
+            Some(Ok(record)) => Ok(record.into()),
+            Some(Err(Refusal::Unstartable(why))) => Err(RuntimeError::Unstartable { id: spec.id.clone(), why }),
+            Some(Err(Refusal::Failed(why))) => Err(failed(why)),
             // The shim found another one that was faster.
             None => match running(&folder).await.map_err(|error| failed(error.to_string()))? {
                 Some(record) => Ok(record.into()),

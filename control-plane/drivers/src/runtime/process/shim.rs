@@ -26,7 +26,7 @@ use rustix::process::{
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::environment::environment;
-use super::folder::{Folder, Record, Report};
+use super::folder::{Folder, Record, Refusal, Report};
 use super::limits;
 use super::output::Output;
 use super::proc;
@@ -42,16 +42,12 @@ pub fn main(dir: &Path) -> ExitCode {
     if nobody_reads(io::stdout().as_fd()) {
         return ExitCode::SUCCESS;
     }
-    let begun = folder.clear().map_err(|error| Refusal::Failed(error.to_string())).and_then(|()| Shim::begin(folder));
-    let report = match &begun {
-        Ok((_, record)) => Report::Started(record.clone()),
-        Err(Refusal::Unstartable(why)) => Report::Unstartable(why.clone()),
-        Err(Refusal::Failed(why)) => Report::Failed(why.clone()),
-    };
-    if let Err(Refusal::Unstartable(why) | Refusal::Failed(why)) = &begun {
+    let begun = folder.clear().map_err(|error| Refusal::Failed(error.to_string())).and_then(|()| Shim::begin(&folder));
+    let report: Report = begun.as_ref().map(|(_, record)| record.clone()).map_err(Refusal::clone);
+    if let Err(Refusal::Unstartable(why) | Refusal::Failed(why)) = &report {
         let exit = Exit { at: Timestamp::now(), code: None, signal: None, asked: false, reason: Some(why.clone()) };
-        // On a full disk the daemon learns it from the report below alone.
-        let _ = Folder { dir: dir.to_owned() }.write_exit(&exit);
+        // On a full disk the daemon learns it from the report alone.
+        let _ = folder.write_exit(&exit);
     }
     tell(&report);
     match begun {
@@ -59,13 +55,6 @@ pub fn main(dir: &Path) -> ExitCode {
         Err(_) => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
-}
-
-/// Why the program was not started.
-enum Refusal {
-    /// It never will be, as things are.
-    Unstartable(String),
-    Failed(String),
 }
 
 fn nobody_reads(pipe: BorrowedFd<'_>) -> bool {
@@ -105,7 +94,7 @@ impl Drop for Groups {
 
 impl Shim {
     /// Starts the program. Nothing of it is left when that fails.
-    fn begin(folder: Folder) -> Result<(Self, Record), Refusal> {
+    fn begin(folder: &Folder) -> Result<(Self, Record), Refusal> {
         let failed = |what: &'static str| move |error: io::Error| Refusal::Failed(format!("{what}: {error}"));
         let spec = folder
             .spec()
@@ -131,7 +120,7 @@ impl Shim {
             log.notice(unenforced, Timestamp::now());
         }
         let groups = Groups(limits.dirs);
-        let mut command = command(&folder, &spec, limits.entrances)?;
+        let mut command = command(folder, &spec, limits.entrances)?;
         command.stdin(Stdio::null()).stdout(stdout_end).stderr(stderr_end);
         let child = command.spawn().map_err(|error| refusal(&spec, &error))?;
         // The command holds our copies of the program's ends of the pipes, and the content of secret files.
@@ -150,11 +139,9 @@ impl Shim {
             let _ = end_descendants();
             return Err(Refusal::Failed(error.to_string()));
         }
-        if asked_to_stop.load(Ordering::SeqCst) {
-            log.notice("asked to stop while starting", started_at);
-        }
         let outputs = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-        let shim = Self { folder, spec, program, _groups: groups, signals, asked_to_stop, outputs, log };
+        let shim =
+            Self { folder: folder.clone(), spec, program, _groups: groups, signals, asked_to_stop, outputs, log };
         Ok((shim, record))
     }
 
@@ -192,8 +179,11 @@ impl Shim {
         if let Err(why) = end_descendants() {
             self.log.notice(&why, Timestamp::now());
         }
-        // Every writer is gone: what is in the pipes now is all there will be.
-        while self.read_outputs() {}
+        // Every writer is gone, so what is in the pipes now is all there will be: at most a MiB each. A writer that we were not
+        // permitted to end could go on for ever.
+        for _ in 0..16 {
+            self.read_outputs();
+        }
         for (stream, _) in std::mem::take(&mut self.outputs) {
             self.log.finish(stream, Timestamp::now());
         }
@@ -217,10 +207,9 @@ impl Shim {
         self.read_outputs();
     }
 
-    /// Reads each pipe once; says whether there was anything. A pipe that is over is let go.
-    fn read_outputs(&mut self) -> bool {
+    /// Reads each pipe once. A pipe that is over is let go.
+    fn read_outputs(&mut self) {
         let mut buffer = [0; 64 * 1024];
-        let mut any = false;
         let log = &mut self.log;
         self.outputs.retain_mut(|(stream, pipe)| match pipe.read(&mut buffer) {
             Ok(0) => {
@@ -228,13 +217,11 @@ impl Shim {
                 false
             }
             Ok(read) => {
-                any = true;
                 log.take(*stream, &buffer[..read], Timestamp::now());
                 true
             }
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         });
-        any
     }
 
     fn exit(&self, status: WaitStatus, asked: bool) -> Exit {
