@@ -255,6 +255,42 @@ async fn a_limit_of_open_files_is_the_programs_own() {
     assert_eq!((line(&mut lines, "").await, line(&mut lines, "").await), ("16".into(), "16".into()));
 }
 
+/// Processor time only: the memory controller is the same code, and the group that this test runs in may belong to
+/// somebody who does not want groups in it.
+#[tokio::test]
+async fn a_limit_of_processor_time_holds_or_its_lack_is_said() {
+    let bench = Bench::new();
+    for ending in ["stop", "killed shim"] {
+        let mut spec = bench.script("throttled", "echo up; exec sleep 1000");
+        spec.resources.cpu = Some(0.5);
+        let (runtime, program, mut lines) = bench.start(&spec).await;
+        if !runtime.capabilities().cpu {
+            let said = line(&mut lines, "meshctl: the cpu limit is not enforced: ").await;
+            assert!(said.contains("control group"), "{said}");
+            return;
+        }
+        line(&mut lines, "up").await;
+        let record = std::fs::read(bench.state.path().join("instances/throttled/shim.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let group = PathBuf::from(record["controlGroups"][0].as_str().unwrap());
+        let read = |file: &str| std::fs::read_to_string(group.join(file)).unwrap_or_default();
+        assert_eq!(read("cgroup.procs").trim(), program.pid.to_string(), "the program and not its shim");
+        let quota = read("cpu.max") + &read("cpu.cfs_quota_us");
+        assert!(quota.starts_with("50000"), "{quota}");
+        match ending {
+            "stop" => {
+                within("stop", runtime.stop("throttled")).await.unwrap();
+            }
+            _ => {
+                kill_process(shim_of(&program), Signal::KILL).unwrap();
+                gone(&program).await;
+                within("the end", runtime.exited("throttled")).await;
+            }
+        }
+        assert!(!group.exists(), "{ending}: {}", group.display());
+    }
+}
+
 #[tokio::test]
 async fn a_role_of_meshctl_runs_with_its_arguments() {
     let bench = Bench::new();

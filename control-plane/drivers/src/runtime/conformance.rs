@@ -1,5 +1,5 @@
 //! What every runtime must do, as a suite that every driver runs in its tests. It uses nothing but the contract and `sh`,
-//! and waits for events, never for time; [`PATIENCE`] only bounds how long a broken driver can hang.
+//! and waits for events, never for time; how long a broken driver can hang is bounded by a minute.
 
 use std::collections::BTreeMap;
 use std::future::Future;

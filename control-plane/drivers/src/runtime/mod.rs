@@ -17,7 +17,7 @@ pub trait Runtime: Send + Sync {
     /// running does not start a second one: it returns the running one.
     ///
     /// # Errors
-    /// When no process could be made; nothing is left behind then.
+    /// When no process could be made; none is left behind then. The reason is kept as its exit until [`Runtime::remove`].
     fn start<'a>(&'a self, spec: &'a InstanceSpec) -> Pending<'a, Result<Running, RuntimeError>>;
 
     /// Ends an instance and all its descendants: SIGTERM, the grace of its spec, SIGKILL. Returns when nothing of it runs any

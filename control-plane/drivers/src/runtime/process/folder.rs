@@ -47,10 +47,12 @@ pub(super) struct Record {
 }
 
 /// What a shim tells the daemon that started it, once, through its standard output.
-#[derive(Debug, Serialize, Deserialize)]
+pub(super) type Report = Result<Record, Refusal>;
+
+/// Why a program was not started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Report {
-    Started(Record),
+pub(super) enum Refusal {
     /// Trying again without a change will not help.
     Unstartable(String),
     Failed(String),

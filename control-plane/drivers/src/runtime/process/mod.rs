@@ -1,9 +1,10 @@
-//! Local processes: a shim per instance ([`shim`]), a folder per instance ([`folder`]), and nothing in memory. Whatever the
+//! Local processes: a shim per instance ([`shim`]), a folder per instance (`folder.rs`), and nothing in memory. Whatever the
 //! daemon knows of an instance it reads from the folder and the kernel, so a daemon that has just started knows as much as
 //! one that has run for a year.
 
 mod environment;
 mod folder;
+mod limits;
 mod logs;
 mod output;
 mod proc;
@@ -11,18 +12,21 @@ pub mod shim;
 mod watch;
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_model::instance::{Exit, InstanceSpec};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use self::environment::environment;
-use self::folder::{Folder, Record, Report, State, about};
+use self::folder::{Folder, Record, Refusal, Report, State, about};
+pub use self::limits::Capabilities;
 pub use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL, Usage, alive, listening_ports, process_id};
 use self::watch::FolderWatch;
 pub(super) use self::watch::end_of;
@@ -41,6 +45,8 @@ const LINES: usize = 256;
 pub struct ProcessRuntime {
     state_dir: PathBuf,
     executable: PathBuf,
+    /// Starting is work for processors: more at once than there are makes all of them slower.
+    launches: Arc<Semaphore>,
 }
 
 impl ProcessRuntime {
@@ -53,7 +59,8 @@ impl ProcessRuntime {
         instances.create().map_err(|error| about("make", &instances.dir, error))?;
         // One spelling for ever: processes carry it in their environment.
         let state_dir = state_dir.canonicalize().map_err(|error| about("find", state_dir, error))?;
-        Ok(Self { state_dir, executable })
+        let at_once = 2 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Ok(Self { state_dir, executable, launches: Arc::new(Semaphore::new(at_once)) })
     }
 
     /// Ends processes that were started for instances of this state directory of which no folder is left. Returns how many.
@@ -77,6 +84,11 @@ impl ProcessRuntime {
         }
     }
 
+    /// Which limits of an instance this machine enforces. Where it does not, an instance runs without, and its log says so.
+    pub fn capabilities(&self) -> Capabilities {
+        limits::capabilities()
+    }
+
     fn folder(&self, id: &str) -> Result<Folder, String> {
         let plain = !id.is_empty() && !id.starts_with('.') && !id.contains(['/', '\0']);
         if plain { Ok(Folder { dir: self.instances().join(id) }) } else { Err(format!("{id:?} is not a name")) }
@@ -92,6 +104,7 @@ impl ProcessRuntime {
         if let Some(record) = running(&folder).await.map_err(|error| failed(error.to_string()))? {
             return Ok(record.into());
         }
+        let turn = self.launches.acquire().await.map_err(|closed| failed(closed.to_string()))?;
         let launch = {
             let (runtime, folder, spec) = (self.clone(), folder.clone(), spec.clone());
             move || runtime.launch(&folder, &spec)
@@ -100,10 +113,11 @@ impl ProcessRuntime {
             Ok(shim) => hear(shim).await,
             Err(error) => Err(error),
         };
+        drop(turn);
         match report.map_err(|error| failed(error.to_string()))? {
-            Some(Report::Started(record)) => Ok(record.into()),
-            Some(Report::Unstartable(why)) => Err(RuntimeError::Unstartable { id: spec.id.clone(), why }),
-            Some(Report::Failed(why)) => Err(failed(why)),
+            Some(Ok(record)) => Ok(record.into()),
+            Some(Err(Refusal::Unstartable(why))) => Err(RuntimeError::Unstartable { id: spec.id.clone(), why }),
+            Some(Err(Refusal::Failed(why))) => Err(failed(why)),
             // The shim found another one that was faster.
             None => match running(&folder).await.map_err(|error| failed(error.to_string()))? {
                 Some(record) => Ok(record.into()),
@@ -183,7 +197,11 @@ impl ProcessRuntime {
         }
         let (state_dir, doomed) = (self.state_dir.clone(), id.to_owned());
         blocking(move || proc::sweep(&state_dir, |instance| instance == doomed, ENDING)).await?;
-        let reason = match folder.record() {
+        let record = folder.record();
+        if let Ok(Some(record)) = &record {
+            limits::remove(&record.control_groups);
+        }
+        let reason = match record {
             Ok(None) => "it was never started",
             _ => "how is not known: its shim left no word, because it was killed or the disk is full",
         };

@@ -5,6 +5,7 @@
 //! steps can give a second program. The program never outlives its shim. Nothing of the instance outlives the program.
 //! The shim has one thread: the kernel ties the program's life to the thread that started it.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -25,7 +26,8 @@ use rustix::process::{
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::environment::environment;
-use super::folder::{Folder, Record, Report};
+use super::folder::{Folder, Record, Refusal, Report};
+use super::limits;
 use super::output::Output;
 use super::proc;
 use crate::runtime::Stream;
@@ -40,33 +42,19 @@ pub fn main(dir: &Path) -> ExitCode {
     if nobody_reads(io::stdout().as_fd()) {
         return ExitCode::SUCCESS;
     }
-    let begun = folder.clear().map_err(|error| Refusal::Failed(error.to_string())).and_then(|()| Shim::begin(folder));
-    let report = match &begun {
-        Ok((_, record)) => Report::Started(record.clone()),
-        Err(Refusal::Unstartable(why)) => Report::Unstartable(why.clone()),
-        Err(Refusal::Failed(why)) => Report::Failed(why.clone()),
-    };
-    if let Err(Refusal::Unstartable(why) | Refusal::Failed(why)) = &begun {
+    let begun = folder.clear().map_err(|error| Refusal::Failed(error.to_string())).and_then(|()| Shim::begin(&folder));
+    let report: Report = begun.as_ref().map(|(_, record)| record.clone()).map_err(Refusal::clone);
+    if let Err(Refusal::Unstartable(why) | Refusal::Failed(why)) = &report {
         let exit = Exit { at: Timestamp::now(), code: None, signal: None, asked: false, reason: Some(why.clone()) };
-        // On a full disk the daemon learns it from the report below alone.
-        let _ = Folder { dir: dir.to_owned() }.write_exit(&exit);
+        // On a full disk the daemon learns it from the report alone.
+        let _ = folder.write_exit(&exit);
     }
     tell(&report);
     match begun {
         Ok((shim, _)) => shim.watch(),
-        Err(_) => {
-            let _ = end_descendants();
-            return ExitCode::FAILURE;
-        }
+        Err(_) => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
-}
-
-/// Why the program was not started.
-enum Refusal {
-    /// It never will be, as things are.
-    Unstartable(String),
-    Failed(String),
 }
 
 fn nobody_reads(pipe: BorrowedFd<'_>) -> bool {
@@ -78,7 +66,7 @@ fn nobody_reads(pipe: BorrowedFd<'_>) -> bool {
 fn tell(report: &Report) {
     // A daemon that is gone reads `shim.json` when it is back.
     let _ = serde_json::to_writer(io::stdout(), report).map_err(io::Error::from).and_then(|()| io::stdout().flush());
-    if let Ok(nowhere) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+    if let Ok(nowhere) = OpenOptions::new().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&nowhere);
     }
 }
@@ -87,7 +75,7 @@ struct Shim {
     folder: Folder,
     spec: InstanceSpec,
     program: Pid,
-    control_groups: Vec<PathBuf>,
+    _groups: Groups,
     /// Readable after SIGCHLD and SIGTERM.
     signals: UnixStream,
     asked_to_stop: Arc<AtomicBool>,
@@ -95,9 +83,18 @@ struct Shim {
     log: Output,
 }
 
+/// Control groups that go with us.
+struct Groups(Vec<PathBuf>);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        limits::remove(&self.0);
+    }
+}
+
 impl Shim {
     /// Starts the program. Nothing of it is left when that fails.
-    fn begin(folder: Folder) -> Result<(Self, Record), Refusal> {
+    fn begin(folder: &Folder) -> Result<(Self, Record), Refusal> {
         let failed = |what: &'static str| move |error: io::Error| Refusal::Failed(format!("{what}: {error}"));
         let spec = folder
             .spec()
@@ -117,7 +114,13 @@ impl Shim {
         for end in [stdout.as_fd(), stderr.as_fd()] {
             rustix::io::ioctl_fionbio(end, true).map_err(|error| failed("cannot read a pipe")(error.into()))?;
         }
-        let mut command = command(&folder, &spec)?;
+        // Unique on this machine for as long as we live.
+        let limits = limits::make(&spec.resources, &format!("meshctl-{}-{}", spec.id, std::process::id()));
+        for unenforced in &limits.unenforced {
+            log.notice(unenforced, Timestamp::now());
+        }
+        let groups = Groups(limits.dirs);
+        let mut command = command(folder, &spec, limits.entrances)?;
         command.stdin(Stdio::null()).stdout(stdout_end).stderr(stderr_end);
         let child = command.spawn().map_err(|error| refusal(&spec, &error))?;
         // The command holds our copies of the program's ends of the pipes, and the content of secret files.
@@ -127,20 +130,18 @@ impl Shim {
         let started_at = Timestamp::now();
         let identities = proc::process_id(std::process::id()).zip(proc::identity_of_child(child.id()));
         let Some((shim, id)) = identities else {
-            let _ = kill_process_group(program, Signal::KILL);
+            let _ = end_descendants();
             return Err(Refusal::Failed("cannot read /proc: is it mounted?".to_owned()));
         };
-        let record = Record { shim, program: id, started_at, control_groups: Vec::new() };
+        let record = Record { shim, program: id, started_at, control_groups: groups.0.clone() };
         if let Err(error) = folder.write_record(&record) {
             // A program that a restarted daemon could not find must not run.
-            let _ = kill_process_group(program, Signal::KILL);
+            let _ = end_descendants();
             return Err(Refusal::Failed(error.to_string()));
         }
-        if asked_to_stop.load(Ordering::SeqCst) {
-            log.notice("asked to stop while starting", started_at);
-        }
         let outputs = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-        let shim = Self { folder, spec, program, control_groups: Vec::new(), signals, asked_to_stop, outputs, log };
+        let shim =
+            Self { folder: folder.clone(), spec, program, _groups: groups, signals, asked_to_stop, outputs, log };
         Ok((shim, record))
     }
 
@@ -178,13 +179,13 @@ impl Shim {
         if let Err(why) = end_descendants() {
             self.log.notice(&why, Timestamp::now());
         }
-        // Every writer is gone: what is in the pipes now is all there will be.
-        while self.read_outputs() {}
+        // Every writer is gone, so what is in the pipes now is all there will be: at most a MiB each. A writer that we were not
+        // permitted to end could go on for ever.
+        for _ in 0..16 {
+            self.read_outputs();
+        }
         for (stream, _) in std::mem::take(&mut self.outputs) {
             self.log.finish(stream, Timestamp::now());
-        }
-        for group in &self.control_groups {
-            let _ = std::fs::remove_dir(group);
         }
         if let Some(exit) = exit {
             // On a full disk the daemon still sees that we are gone, and says that it does not know how it ended.
@@ -206,10 +207,9 @@ impl Shim {
         self.read_outputs();
     }
 
-    /// Reads each pipe once; says whether there was anything. A pipe that is over is let go.
-    fn read_outputs(&mut self) -> bool {
+    /// Reads each pipe once. A pipe that is over is let go.
+    fn read_outputs(&mut self) {
         let mut buffer = [0; 64 * 1024];
-        let mut any = false;
         let log = &mut self.log;
         self.outputs.retain_mut(|(stream, pipe)| match pipe.read(&mut buffer) {
             Ok(0) => {
@@ -217,13 +217,11 @@ impl Shim {
                 false
             }
             Ok(read) => {
-                any = true;
                 log.take(*stream, &buffer[..read], Timestamp::now());
                 true
             }
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         });
-        any
     }
 
     fn exit(&self, status: WaitStatus, asked: bool) -> Exit {
@@ -247,7 +245,7 @@ fn listen_to_signals(asked_to_stop: &Arc<AtomicBool>) -> io::Result<UnixStream> 
     Ok(signals)
 }
 
-fn command(folder: &Folder, spec: &InstanceSpec) -> Result<Command, Refusal> {
+fn command(folder: &Folder, spec: &InstanceSpec, groups: Vec<File>) -> Result<Command, Refusal> {
     let mut command = match &spec.program {
         Program::Meshctl(arguments) => {
             let executable = std::env::current_exe()
@@ -273,13 +271,13 @@ fn command(folder: &Folder, spec: &InstanceSpec) -> Result<Command, Refusal> {
     }
     command.current_dir(&spec.working_dir);
     let open_files = spec.resources.open_files.map(|files| Rlimit { current: Some(files), maximum: Some(files) });
-    tie_to_us(&mut command, open_files);
+    tie_to_us(&mut command, open_files, groups);
     Ok(command)
 }
 
 /// Gives the program a session and so a process group of its own, and a life that ends with ours.
 #[allow(unsafe_code)]
-fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>) {
+fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>, groups: Vec<File>) {
     let shim = getpid();
     let between_fork_and_exec = move || {
         setsid()?;
@@ -287,6 +285,9 @@ fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>) {
         // The signal is sent at the moment of our death; if that has passed already, it would never come.
         if getppid() != Some(shim) {
             return Err(rustix::io::Errno::SRCH.into());
+        }
+        for group in &groups {
+            rustix::io::write(group, b"0")?;
         }
         if let Some(limit) = open_files {
             setrlimit(Resource::Nofile, limit)?;
