@@ -29,6 +29,36 @@ pub struct Snapshot {
     pub limits: Limits,
 }
 
+impl Snapshot {
+    /// Puts the most specific route first, by the whole order: exact host before suffix (longer first) before any; more
+    /// literal segments; more segments; the path itself before everything below it; more headers; with methods before
+    /// any; the name last, so that no two routes tie.
+    pub fn order_routes(&mut self) {
+        self.routes.sort_by(|a, b| a.specificity().cmp(&b.specificity()).then_with(|| a.name.cmp(&b.name)));
+    }
+}
+
+impl RouteRule {
+    /// Smaller is more specific.
+    fn specificity(&self) -> impl Ord + use<> {
+        use std::cmp::Reverse;
+        let host = match &self.host {
+            Some(HostMatch::Exact(_)) => (0, Reverse(0)),
+            Some(HostMatch::Suffix(suffix)) => (1, Reverse(suffix.len())),
+            None => (2, Reverse(0)),
+        };
+        let literal = self.path.segments.iter().filter(|segment| *segment != "*").count();
+        (
+            host,
+            Reverse(literal),
+            Reverse(self.path.segments.len()),
+            self.path.below,
+            Reverse(self.headers.len()),
+            self.methods.is_empty(),
+        )
+    }
+}
+
 /// An address on which a gateway accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

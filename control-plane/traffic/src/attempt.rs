@@ -1,0 +1,298 @@
+//! Attempts: one request, made again where that can help, until it has a response, an error worth telling, or no time.
+//!
+//! Every attempt takes an endpoint of the snapshot that is live at that moment, and passes the breaker. What is known of a
+//! failure decides what may follow: a request that was never sent can go again whatever it is, one that may have been
+//! seen only if doing it twice does no harm.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, request};
+use hyper::body::Incoming;
+use meshctl_model::policy::{BreakerPolicy, Policy};
+use meshctl_model::topology::RetryFailure;
+use tokio::time::timeout_at;
+
+use crate::body::{Source, Upload, UploadFailure};
+use crate::breaker::{Ticket, Verdict};
+use crate::clock::{self, nanos};
+use crate::deadline::{self, Deadline};
+use crate::metrics::count;
+use crate::plan::{Edge, EdgeState};
+use crate::pool::{self, Sender};
+use crate::problem::{Cause, Problem};
+use crate::worker::{Live, Peer, Worker};
+use crate::{balance, retry};
+
+/// Counts as a request under way to the endpoint for as long as it lives.
+pub(crate) struct Lease(Rc<Peer>);
+
+impl Lease {
+    fn new(peer: &Rc<Peer>) -> Self {
+        peer.endpoint.request_begins();
+        Self(Rc::clone(peer))
+    }
+
+    pub(crate) fn peer(&self) -> &Rc<Peer> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.endpoint.request_ends();
+    }
+}
+
+/// Permission of the breaker, with its verdict: `Unknown` unless somebody says better.
+struct Judged<'a> {
+    edge: &'a EdgeState,
+    policy: BreakerPolicy,
+    ticket: Ticket,
+    verdict: Verdict,
+}
+
+impl Drop for Judged<'_> {
+    fn drop(&mut self) {
+        self.edge.breaker.record(&self.policy, self.ticket, self.verdict, clock::now());
+    }
+}
+
+/// One request on its way through as many attempts as it takes.
+pub(crate) struct Call<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) live: &'a Rc<Live>,
+    pub(crate) edge: &'a Edge,
+    pub(crate) policy: &'a Policy,
+    pub(crate) deadline: Deadline,
+    pub(crate) repeatable: bool,
+    pub(crate) source: Option<Rc<Source>>,
+}
+
+pub(crate) enum Ended {
+    Problem(Problem),
+    Upload(UploadFailure),
+}
+
+impl From<Problem> for Ended {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+/// How an attempt failed.
+enum Failure {
+    Connect(std::io::Error),
+    /// The connection broke. `stale`: it had served before and broke without a word, as it does when the other side
+    /// closes an idle connection at the moment we use it.
+    Reset {
+        why: hyper::Error,
+        stale: bool,
+    },
+    Timeout,
+}
+
+impl Call<'_> {
+    pub(crate) async fn attempts(
+        &self,
+        mut head: request::Parts,
+    ) -> Result<(Response<Incoming>, Sender, Lease), Ended> {
+        self.edge.state.budget.request(clock::now());
+        let mut tried: Vec<Rc<Peer>> = Vec::new();
+        let (mut retries, mut fresh) = (0, false);
+        let mut judged = self.judged().map_err(|wait| {
+            let why = format!("the breaker of {} is open", self.edge.state.name);
+            Problem::new(Cause::BreakerOpen, why).retry_after(wait)
+        })?;
+        loop {
+            let peer = self.peer(&tried).await?;
+            let lease = Lease::new(&peer);
+            let began = clock::now();
+            let timeout = nanos(self.policy.attempt_timeout.get());
+            let until = began.saturating_add(timeout).min(self.deadline.at);
+            head.headers.insert(deadline::HEADER, self.deadline.header(began));
+            let upload = Upload::new(self.source.as_ref());
+            let mut request = Some(if self.repeatable { copy(&head, upload) } else { take(&mut head, upload) });
+            let sent = timeout_at(clock::instant(until), self.send(&peer, &mut request, fresh)).await;
+            let ended = clock::now();
+            let failure = match sent.unwrap_or(Err(Failure::Timeout)) {
+                Ok((response, sender)) => {
+                    peer.endpoint.latency.record(ended - began, ended);
+                    let status = response.status();
+                    let failed = status.is_server_error() && !matches!(status.as_u16(), 501 | 505);
+                    self.conclude(&mut judged, if failed { Verdict::Failure } else { Verdict::Success });
+                    if self.repeatable && retry::wanted_after_status(&self.policy.retry, status) {
+                        let after = retry::retry_after(response.headers());
+                        if let Some((next, pause)) = self.again(retries, after) {
+                            drop((response, sender, lease));
+                            tokio::time::sleep(pause).await;
+                            (judged, retries) = (next, retries + 1);
+                            tried.push(peer);
+                            continue;
+                        }
+                    }
+                    return Ok((response, sender, lease));
+                }
+                Err(failure) => failure,
+            };
+            drop(lease);
+            if let Some(failure) = self.source.as_ref().and_then(|source| source.failure()) {
+                return Err(Ended::Upload(failure));
+            }
+            // A request that came back was never sent: it can go again, whatever it is.
+            let unsent = request.is_some() || matches!(failure, Failure::Connect(_));
+            if let Some(request) = request {
+                head = request.into_parts().0;
+            }
+            let may_repeat = unsent || self.repeatable;
+            let (kind, problem) = match failure {
+                Failure::Reset { stale: true, .. } if may_repeat && self.replayable() => {
+                    // Nobody failed: the pool was out of date. Once more, on a connection of its own.
+                    fresh = true;
+                    continue;
+                }
+                Failure::Connect(why) => {
+                    let detail = format!("cannot connect to {} at {}: {why}", peer.endpoint.id, peer.endpoint.address);
+                    self.worker.eject(&peer, detail.clone());
+                    (RetryFailure::ConnectFailure, Problem::new(Cause::ConnectFailed, detail))
+                }
+                Failure::Reset { why, .. } => {
+                    let detail = format!("the connection to {} broke before a response: {why}", peer.endpoint.id);
+                    (RetryFailure::Reset, Problem::new(Cause::Reset, detail))
+                }
+                Failure::Timeout => {
+                    peer.endpoint.latency.record(ended - began, ended);
+                    if ended >= self.deadline.at {
+                        // A deadline that left less than an attempt's time says nothing about the service.
+                        let whole = ended - began >= timeout;
+                        self.conclude(&mut judged, if whole { Verdict::Failure } else { Verdict::Unknown });
+                        return Err(deadline::passed(&format!("{} had not begun to answer", peer.endpoint.id)).into());
+                    }
+                    let detail =
+                        format!("{} did not begin to answer within {}", peer.endpoint.id, self.policy.attempt_timeout);
+                    (RetryFailure::Timeout, Problem::new(Cause::AttemptTimeout, detail))
+                }
+            };
+            self.conclude(&mut judged, Verdict::Failure);
+            if !(may_repeat && retry::wanted_after_failure(&self.policy.retry, kind)) {
+                return Err(problem.into());
+            }
+            let Some((next, pause)) = self.again(retries, None) else { return Err(problem.into()) };
+            if kind != RetryFailure::ConnectFailure {
+                tokio::time::sleep(pause).await;
+            }
+            (judged, retries) = (next, retries + 1);
+            tried.push(peer);
+        }
+    }
+
+    fn replayable(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.replayable())
+    }
+
+    /// # Errors
+    /// How long the breaker wants us to stay away.
+    fn judged(&self) -> Result<Judged<'_>, u64> {
+        let ticket = self.edge.state.breaker.admit(&self.edge.policy.breaker, clock::now())?;
+        let policy = self.edge.policy.breaker.clone();
+        Ok(Judged { edge: &self.edge.state, policy, ticket, verdict: Verdict::Unknown })
+    }
+
+    fn conclude(&self, judged: &mut Judged<'_>, verdict: Verdict) {
+        judged.verdict = verdict;
+        if verdict == Verdict::Failure {
+            count(&self.edge.state.metrics[self.worker.index].failures, 1);
+        }
+    }
+
+    /// Whether there is another attempt, and after which pause: only if policy, body, deadline, breaker and budget all
+    /// allow it, the budget being asked last because asking takes from it.
+    fn again(&self, retries: u32, after: Option<Duration>) -> Option<(Judged<'_>, Duration)> {
+        let policy = &self.policy.retry;
+        if retries >= policy.attempts || !self.replayable() {
+            return None;
+        }
+        let now = clock::now();
+        let pause = retry::backoff(retries + 1, self.worker.random()).max(after.unwrap_or_default());
+        if nanos(pause) >= self.deadline.left(now) {
+            return None;
+        }
+        let judged = self.judged().ok()?;
+        self.edge.state.budget.take(policy, now).then(|| {
+            count(&self.edge.state.metrics[self.worker.index].retries, 1);
+            (judged, pause)
+        })
+    }
+
+    /// The endpoint for the next attempt, of the snapshot that is live now and not of the one that the request began with.
+    async fn peer(&self, tried: &[Rc<Peer>]) -> Result<Rc<Peer>, Problem> {
+        loop {
+            let live = self.worker.live();
+            let same = Rc::ptr_eq(&live, self.live);
+            let service =
+                if same { Some(self.edge.service) } else { live.plan.edge(&self.edge.state.name).map(|e| e.service) };
+            let Some(service) = service else {
+                return Err(Problem::new(Cause::NoEndpoint, format!("the edge {} is gone", self.edge.state.name)));
+            };
+            let peers = &live.peers[service];
+            let was_tried = |peer: &Rc<Peer>| tried.iter().any(|t| Arc::ptr_eq(&t.endpoint, &peer.endpoint));
+            if let Some(at) = balance::choose(peers, was_tried, self.worker.random(), clock::now()) {
+                return Ok(Rc::clone(&peers[at]));
+            }
+            let service = &live.plan.services[service];
+            if !service.expected {
+                let why = format!("{} has no instance, and none is on its way", service.name);
+                return Err(Problem::new(Cause::NoEndpoint, why).retry_after(0));
+            }
+            if timeout_at(clock::instant(self.deadline.at), self.worker.changed.notified()).await.is_err() {
+                return Err(deadline::passed(&format!("waiting for an instance of {}", service.name)));
+            }
+        }
+    }
+
+    /// Sends the request, on an idle connection if there is one. It is left in `request` if it was not sent.
+    async fn send(
+        &self,
+        peer: &Peer,
+        request: &mut Option<Request<Upload>>,
+        fresh: bool,
+    ) -> Result<(Response<Incoming>, Sender), Failure> {
+        let idle = if fresh { None } else { peer.pool.take() };
+        let reused = idle.is_some();
+        let mut sender = match idle {
+            Some(sender) => sender,
+            None => {
+                let sender = pool::connect(peer.endpoint.address, self.worker).await.map_err(Failure::Connect)?;
+                if peer.endpoint.ejector.is_out() {
+                    self.worker.bring_back(peer);
+                }
+                sender
+            }
+        };
+        let Some(whole) = request.take() else { unreachable!("an attempt begins with its request") };
+        sender.try_send_request(whole).await.map(|response| (response, sender)).map_err(|mut failed| {
+            *request = failed.take_message();
+            let why = failed.into_error();
+            // Before the first byte of a response: anything later is an error of parsing, not of the connection.
+            let wordless = why.is_canceled() || why.is_incomplete_message() || why.is_closed() || !why.is_parse();
+            Failure::Reset { stale: reused && wordless, why }
+        })
+    }
+}
+
+fn copy(head: &request::Parts, upload: Upload) -> Request<Upload> {
+    let mut request = Request::new(upload);
+    request.method_mut().clone_from(&head.method);
+    request.uri_mut().clone_from(&head.uri);
+    request.headers_mut().clone_from(&head.headers);
+    request
+}
+
+fn take(head: &mut request::Parts, upload: Upload) -> Request<Upload> {
+    let mut request = Request::new(upload);
+    *request.method_mut() = std::mem::take(&mut head.method);
+    *request.uri_mut() = std::mem::take(&mut head.uri);
+    *request.headers_mut() = std::mem::take(&mut head.headers);
+    request
+}

@@ -1,0 +1,321 @@
+//! The gateway's one owner of what is live: it turns snapshots into plans, opens and closes listeners, and has every
+//! worker acknowledge before it answers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+
+use crate::metrics::{Totals, Vitals};
+use crate::plan::{Memory, Plan};
+use crate::worker::{Command, Shared};
+use crate::{disk, listener};
+
+pub(crate) struct Control {
+    pub(crate) dir: PathBuf,
+    pub(crate) shared: Arc<Shared>,
+    workers: RefCell<Vec<mpsc::Sender<Command>>>,
+    state: Mutex<State>,
+    draining: Cell<bool>,
+    /// Told when somebody on the admin socket wants the gateway to end.
+    pub(crate) drain_wanted: Notify,
+}
+
+struct State {
+    memory: Memory,
+    live: Arc<Plan>,
+    /// Our own hold on every listening socket, to hand over to a successor.
+    sockets: HashMap<SocketAddr, Vec<TcpListener>>,
+    refused: Vec<(SocketAddr, String)>,
+    unsaved: Option<String>,
+    /// Totals of each edge as they were some time ago, and more recently: percentiles are of what came since the former.
+    earlier: [HashMap<String, Totals>; 2],
+}
+
+/// What a successor is given: a socket for each time that an address is listed.
+pub(crate) struct Legacy {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) sockets: Vec<(SocketAddr, TcpListener)>,
+}
+
+/// Why a snapshot did not become live.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(
+        "generation {offered} is older than generation {live}, which is live; send it with the header `force: true` if it is meant"
+    )]
+    Older { offered: u64, live: u64 },
+    #[error("the snapshot does not hold together: {0}")]
+    Invalid(String),
+    #[error("the gateway is on its way down")]
+    Draining,
+}
+
+/// Everything that metrics are made of, at one moment.
+pub(crate) struct Sight {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) unsaved: bool,
+    pub(crate) refused: usize,
+}
+
+impl Control {
+    pub(crate) fn new(
+        dir: PathBuf,
+        shared: Arc<Shared>,
+        workers: Vec<mpsc::Sender<Command>>,
+        memory: Memory,
+        live: Arc<Plan>,
+    ) -> Self {
+        let state = State {
+            memory,
+            live,
+            sockets: HashMap::new(),
+            refused: Vec::new(),
+            unsaved: None,
+            earlier: Default::default(),
+        };
+        Self {
+            dir,
+            shared,
+            workers: RefCell::new(workers),
+            state: Mutex::new(state),
+            draining: Cell::new(false),
+            drain_wanted: Notify::new(),
+        }
+    }
+
+    /// Makes a snapshot live on every thread, and saves it. A listener that cannot be opened keeps nothing else from
+    /// going live; it is reported as refused, and tried again from time to time.
+    pub(crate) async fn install(&self, snapshot: Snapshot, force: bool) -> Result<GatewayStatus, Refusal> {
+        if self.draining.get() {
+            return Err(Refusal::Draining);
+        }
+        let mut state = self.state.lock().await;
+        let live = &state.live.snapshot;
+        if live.topology == snapshot.topology && snapshot.generation < live.generation && !force {
+            return Err(Refusal::Older { offered: snapshot.generation, live: live.generation });
+        }
+        let plan = Arc::new(state.memory.plan(snapshot).map_err(Refusal::Invalid)?);
+        self.switch(&mut state, plan, HashMap::new()).await;
+        self.save(&mut state).await;
+        Ok(self.status_of(&state))
+    }
+
+    /// The first snapshot of this process, with sockets that a predecessor left.
+    pub(crate) async fn begin(
+        &self,
+        snapshot: Snapshot,
+        inherited: HashMap<SocketAddr, Vec<TcpListener>>,
+    ) -> Result<(), Refusal> {
+        let mut state = self.state.lock().await;
+        let plan = Arc::new(state.memory.plan(snapshot).map_err(Refusal::Invalid)?);
+        self.switch(&mut state, plan, inherited).await;
+        Ok(())
+    }
+
+    async fn switch(&self, state: &mut State, plan: Arc<Plan>, mut inherited: HashMap<SocketAddr, Vec<TcpListener>>) {
+        let mut serves: Vec<(SocketAddr, Serves)> = Vec::new();
+        let workers = self.workers();
+        let mut opened: Vec<Vec<(SocketAddr, TcpListener)>> = workers.iter().map(|_| Vec::new()).collect();
+        state.refused.clear();
+        for listener in &plan.snapshot.listeners {
+            let address = listener.address;
+            if serves.iter().any(|(present, _)| *present == address) {
+                state.refused.push((address, "listed twice".to_owned()));
+                continue;
+            }
+            if let Entry::Vacant(place) = state.sockets.entry(address) {
+                match sockets(address, inherited.remove(&address), workers.len()) {
+                    Ok((kept, given)) => {
+                        place.insert(kept);
+                        for (at, socket) in given.into_iter().enumerate() {
+                            opened[at % workers.len()].push((address, socket));
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%address, %error, "cannot listen");
+                        state.refused.push((address, format!("cannot listen on {address}: {error}")));
+                        continue;
+                    }
+                }
+            }
+            serves.push((address, listener.serves.clone()));
+        }
+        // Our own hold goes first: a socket whose queue its worker has emptied must not take in another connection.
+        state.sockets.retain(|address, _| serves.iter().any(|(present, _)| present == address));
+        let installed = workers.iter().zip(opened).map(|(worker, opened)| {
+            let (plan, serves) = (Arc::clone(&plan), serves.clone());
+            ask(worker, |done| Command::Install { plan, opened, serves, done })
+        });
+        futures_util::future::join_all(installed).await;
+        state.memory.settle(&plan);
+        state.live = plan;
+    }
+
+    async fn save(&self, state: &mut State) {
+        let (dir, plan) = (self.dir.clone(), Arc::clone(&state.live));
+        let saved = tokio::task::spawn_blocking(move || disk::save(&dir, &plan.snapshot)).await;
+        state.unsaved = match saved.map_err(io::Error::other).flatten() {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(%error, dir = %self.dir.display(), "the snapshot is live, but cannot be saved");
+                Some(error.to_string())
+            }
+        };
+    }
+
+    /// Once in a while: what could not be done before is tried again, and the view of recent latencies moves on.
+    pub(crate) async fn look_after(&self) {
+        let mut state = self.state.lock().await;
+        if !state.refused.is_empty() && !self.draining.get() {
+            let plan = Arc::clone(&state.live);
+            self.switch(&mut state, plan, HashMap::new()).await;
+        }
+        if state.unsaved.is_some() {
+            self.save(&mut state).await;
+        }
+        let now = state.live.edges.iter().map(|edge| (edge.state.name.clone(), Totals::of(&edge.state.metrics)));
+        let now = now.collect();
+        state.earlier.swap(0, 1);
+        state.earlier[1] = now;
+    }
+
+    pub(crate) async fn status(&self) -> GatewayStatus {
+        self.status_of(&*self.state.lock().await)
+    }
+
+    fn status_of(&self, state: &State) -> GatewayStatus {
+        let plan = &state.live;
+        let edges = plan.edges.iter().map(|edge| {
+            let totals = Totals::of(&edge.state.metrics);
+            let before = state.earlier[0].get(&edge.state.name);
+            let (breaker, since) = edge.state.breaker.state();
+            EdgeStatus {
+                edge: edge.state.name.clone(),
+                breaker,
+                since,
+                in_flight: edge.state.bulkhead.taken(),
+                queued: edge.state.bulkhead.queued(),
+                requests: totals.requests(),
+                failures: totals.failures,
+                retries: totals.retries,
+                fallbacks: totals.fallbacks,
+                latency_p50_ms: totals.quantile_ms(before, 0.5),
+                latency_p99_ms: totals.quantile_ms(before, 0.99),
+            }
+        });
+        let endpoints = plan.services.iter().flat_map(|service| &service.endpoints);
+        GatewayStatus {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: plan.snapshot.revision,
+            generation: plan.snapshot.generation,
+            refused: state.refused.clone(),
+            connections: self.vital(|vitals| &vitals.connections),
+            in_flight: self.vital(|vitals| &vitals.in_flight),
+            draining: self.draining.get(),
+            edges: edges.collect(),
+            ejected: endpoints.filter_map(|endpoint| endpoint.ejector.why()).collect(),
+        }
+    }
+
+    pub(crate) fn vital(&self, pick: impl Fn(&Vitals) -> &std::sync::atomic::AtomicU64) -> u64 {
+        // Shards may run below zero on one thread and above on another; together they are right.
+        self.shared.vitals.iter().fold(0, |sum, vitals| sum.wrapping_add(pick(vitals).load(Relaxed)))
+    }
+
+    pub(crate) async fn sight(&self) -> Sight {
+        let state = self.state.lock().await;
+        Sight { plan: Arc::clone(&state.live), unsaved: state.unsaved.is_some(), refused: state.refused.len() }
+    }
+
+    /// True when no request is under way to any of these endpoints, false when `within` was over first.
+    pub(crate) async fn drained(&self, endpoints: &[String], within: Duration) -> bool {
+        // Endpoints that are still in the snapshot announce nothing, hence the look every so often.
+        const LOOK: Duration = Duration::from_millis(20);
+        let until = tokio::time::Instant::now() + within;
+        loop {
+            let state = self.state.lock().await;
+            let freed = Arc::clone(&state.memory.freed);
+            let freed = freed.notified();
+            if state.memory.in_flight_to(endpoints) == 0 {
+                return true;
+            }
+            drop(state);
+            if tokio::time::Instant::now() >= until {
+                return false;
+            }
+            let _either = tokio::time::timeout(LOOK.min(within), freed).await;
+        }
+    }
+
+    /// Everything that a successor needs to go on in our place.
+    pub(crate) async fn legacy(&self) -> io::Result<Legacy> {
+        let state = self.state.lock().await;
+        let sockets = state.sockets.iter().flat_map(|(address, sockets)| sockets.iter().map(move |s| (*address, s)));
+        let sockets = sockets.map(|(address, socket)| Ok((address, socket.try_clone()?))).collect::<io::Result<_>>()?;
+        Ok(Legacy { snapshot: state.live.snapshot.clone(), sockets })
+    }
+
+    /// Accepts nothing more. `handed_over`: a successor accepts from the same sockets.
+    pub(crate) async fn stop_accepting(&self, handed_over: bool) {
+        self.draining.set(true);
+        self.state.lock().await.sockets.clear();
+        let stopped = self.workers().into_iter().map(async |worker| {
+            ask(&worker, |done| Command::StopAccepting { leave_queue: handed_over, done }).await;
+        });
+        futures_util::future::join_all(stopped).await;
+    }
+
+    /// Lets what is under way end; returns when all has ended or `within` is over.
+    pub(crate) async fn drain(&self, within: Duration) {
+        let drained = self.workers().into_iter().map(async |worker| {
+            ask(&worker, |done| Command::Drain { within, done }).await;
+        });
+        futures_util::future::join_all(drained).await;
+    }
+
+    /// Lets the worker threads end.
+    pub(crate) fn end(&self) {
+        self.workers.borrow_mut().clear();
+    }
+
+    fn workers(&self) -> Vec<mpsc::Sender<Command>> {
+        self.workers.borrow().clone()
+    }
+}
+
+/// Sends a command and waits until it has been carried out.
+async fn ask(worker: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+    let (done, carried_out) = oneshot::channel();
+    if worker.send(command(done)).await.is_err() || carried_out.await.is_err() {
+        // A worker only ends by a panic; the others carry on, and this is how it is noticed.
+        tracing::error!("a worker thread is gone");
+    }
+}
+
+/// Sockets for an address: those to keep and those to give to the workers, at least one for each of them.
+fn sockets(
+    address: SocketAddr,
+    inherited: Option<Vec<TcpListener>>,
+    workers: usize,
+) -> io::Result<(Vec<TcpListener>, Vec<TcpListener>)> {
+    let kept = match inherited {
+        Some(mut sockets) => {
+            // Every inherited socket is accepted from, or its queue would starve; more threads than sockets open more.
+            sockets.extend(listener::join(address, workers.saturating_sub(sockets.len()))?);
+            sockets
+        }
+        None => listener::open(address, workers)?,
+    };
+    let given = kept.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+    Ok((kept, given))
+}

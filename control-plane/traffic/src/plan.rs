@@ -1,0 +1,278 @@
+//! A snapshot made ready for carrying requests, and what outlives it: the state of edges, routes and endpoints is kept
+//! under their names, so that a swap neither closes an open breaker nor forgets a count.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+use http::HeaderName;
+use meshctl_model::policy::Policy;
+use meshctl_model::snapshot::{GatewayEvent, Serves, Snapshot};
+use meshctl_model::topology::RateLimit;
+use tokio::sync::Notify;
+
+use crate::balance::Latency;
+use crate::breaker::Breaker;
+use crate::bulkhead::Bulkhead;
+use crate::eject::Ejector;
+use crate::events::Events;
+use crate::fallback::Fallback;
+use crate::metrics::Red;
+use crate::rate_limit::{Limiter, Pace};
+use crate::retry::Budget;
+use crate::route::RouteTable;
+
+/// One generation, ready to use; shared by all threads and never changed.
+pub(crate) struct Plan {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) table: RouteTable,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) edges: Vec<Edge>,
+    pub(crate) edge_at: HashMap<String, usize>,
+    pub(crate) services: Vec<Service>,
+}
+
+pub(crate) struct Route {
+    pub(crate) state: Arc<RouteState>,
+    pub(crate) policy: Policy,
+    pub(crate) fallback: Option<Fallback>,
+    /// Edges, each with the sum of the weights up to it.
+    pub(crate) targets: Vec<(usize, f64)>,
+    pub(crate) idempotency_key: Option<HeaderName>,
+    pub(crate) pace: Option<Pace>,
+}
+
+pub(crate) struct Edge {
+    pub(crate) state: Arc<EdgeState>,
+    pub(crate) policy: Policy,
+    pub(crate) fallback: Option<Fallback>,
+    pub(crate) service: usize,
+}
+
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) expected: bool,
+    pub(crate) endpoints: Vec<Arc<EndpointState>>,
+}
+
+pub(crate) struct EdgeState {
+    pub(crate) name: String,
+    pub(crate) breaker: Breaker,
+    pub(crate) bulkhead: Bulkhead,
+    pub(crate) budget: Budget,
+    /// One for each worker thread.
+    pub(crate) metrics: Vec<Red>,
+}
+
+pub(crate) struct RouteState {
+    pub(crate) name: String,
+    limit: Option<RateLimit>,
+    pub(crate) limiter: Option<Limiter>,
+    pub(crate) metrics: Vec<Red>,
+}
+
+pub(crate) struct EndpointState {
+    pub(crate) service: String,
+    pub(crate) id: String,
+    pub(crate) address: SocketAddr,
+    in_flight: AtomicU32,
+    /// No longer in the live snapshot: whoever waits for it to be drained wants to hear of its last request.
+    pub(crate) leaving: AtomicBool,
+    pub(crate) latency: Latency,
+    pub(crate) ejector: Ejector,
+    freed: Arc<Notify>,
+}
+
+impl EndpointState {
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(SeqCst)
+    }
+
+    pub(crate) fn request_begins(&self) {
+        self.in_flight.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn request_ends(&self) {
+        if self.in_flight.fetch_sub(1, SeqCst) == 1 && self.leaving.load(SeqCst) {
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+impl Plan {
+    pub(crate) fn edge(&self, name: &str) -> Option<&Edge> {
+        self.edge_at.get(name).map(|at| &self.edges[*at])
+    }
+}
+
+/// What outlives snapshots. Owned by the control thread.
+pub(crate) struct Memory {
+    workers: usize,
+    events: Events,
+    /// Told when an endpoint that is leaving has no request left.
+    pub(crate) freed: Arc<Notify>,
+    edges: HashMap<String, Arc<EdgeState>>,
+    routes: HashMap<String, Arc<RouteState>>,
+    endpoints: HashMap<(String, String, SocketAddr), Arc<EndpointState>>,
+    /// Endpoints that are no longer in the snapshot, for as long as a request is under way to them.
+    leaving: Vec<Arc<EndpointState>>,
+}
+
+impl Memory {
+    pub(crate) fn new(workers: usize, events: Events) -> Self {
+        Self {
+            workers,
+            events,
+            freed: Arc::default(),
+            edges: HashMap::new(),
+            routes: HashMap::new(),
+            endpoints: HashMap::new(),
+            leaving: Vec::new(),
+        }
+    }
+
+    /// # Errors
+    /// What in the snapshot does not hold together.
+    pub(crate) fn plan(&mut self, snapshot: Snapshot) -> Result<Plan, String> {
+        let mut services = Vec::with_capacity(snapshot.services.len());
+        let mut service_at = HashMap::new();
+        for (name, endpoints) in &snapshot.services {
+            service_at.insert(name.as_str(), services.len());
+            let states = endpoints.endpoints.iter().map(|e| self.endpoint(name, &e.id, e.address)).collect();
+            services.push(Service { name: name.clone(), expected: endpoints.expected, endpoints: states });
+        }
+        let mut edges = Vec::with_capacity(snapshot.edges.len());
+        let mut edge_at = HashMap::new();
+        for (name, rule) in &snapshot.edges {
+            let service = *service_at
+                .get(rule.callee.as_str())
+                .ok_or_else(|| format!("edge `{name}` leads to service `{}`, which is not listed", rule.callee))?;
+            edge_at.insert(name.clone(), edges.len());
+            let fallback = fallback(&rule.policy).map_err(|why| format!("edge `{name}`: {why}"))?;
+            edges.push(Edge { state: self.edge(name), policy: rule.policy.clone(), fallback, service });
+        }
+        let mut routes = Vec::with_capacity(snapshot.routes.len());
+        for rule in &snapshot.routes {
+            let mut sum = 0.0;
+            let targets = rule.targets.iter().map(|(edge, weight)| {
+                sum += weight;
+                let at = edge_at.get(edge);
+                at.map(|at| (*at, sum))
+                    .ok_or_else(|| format!("route `{}` leads to edge `{edge}`, which is not listed", rule.name))
+            });
+            let targets = targets.collect::<Result<Vec<_>, _>>()?;
+            if targets.is_empty() {
+                return Err(format!("route `{}` leads nowhere", rule.name));
+            }
+            let key = rule.idempotency_key.as_ref().map(|name| name.parse()).transpose();
+            routes.push(Route {
+                state: self.route(&rule.name, rule.rate_limit.as_ref()),
+                policy: rule.policy.clone(),
+                fallback: fallback(&rule.policy).map_err(|why| format!("route `{}`: {why}", rule.name))?,
+                targets,
+                idempotency_key: key.map_err(|_| format!("route `{}`: its idempotency key is no header", rule.name))?,
+                pace: rule.rate_limit.as_ref().map(Pace::of),
+            });
+        }
+        for listener in &snapshot.listeners {
+            if let Serves::Edge(edge) = &listener.serves
+                && !edge_at.contains_key(edge)
+            {
+                return Err(format!("listener {} serves edge `{edge}`, which is not listed", listener.address));
+            }
+        }
+        let table = RouteTable::new(&snapshot.routes)?;
+        Ok(Plan { snapshot, table, routes, edges, edge_at, services })
+    }
+
+    /// Lets go of everything that the plan, which is live now, no longer names.
+    pub(crate) fn settle(&mut self, plan: &Plan) {
+        for edge in &plan.edges {
+            edge.state.bulkhead.policy_changed();
+        }
+        self.edges.retain(|name, _| plan.edge_at.contains_key(name));
+        let routes: std::collections::HashSet<&str> = plan.routes.iter().map(|r| r.state.name.as_str()).collect();
+        self.routes.retain(|name, _| routes.contains(name.as_str()));
+        let present: std::collections::HashSet<*const EndpointState> =
+            plan.services.iter().flat_map(|service| &service.endpoints).map(Arc::as_ptr).collect();
+        let leaving = &mut self.leaving;
+        self.endpoints.retain(|_, endpoint| {
+            let stays = present.contains(&Arc::as_ptr(endpoint));
+            if !stays {
+                endpoint.leaving.store(true, SeqCst);
+                leaving.push(Arc::clone(endpoint));
+            }
+            stays
+        });
+        self.leaving.retain(|endpoint| endpoint.in_flight() > 0);
+    }
+
+    /// Requests under way to these endpoints, in the snapshot or on their way out of it.
+    pub(crate) fn in_flight_to(&self, ids: &[String]) -> u64 {
+        let all = self.endpoints.values().chain(&self.leaving);
+        all.filter(|endpoint| ids.contains(&endpoint.id)).map(|endpoint| u64::from(endpoint.in_flight())).sum()
+    }
+
+    fn edge(&mut self, name: &str) -> Arc<EdgeState> {
+        let (events, workers) = (&self.events, self.workers);
+        let state = self.edges.entry(name.to_owned()).or_insert_with(|| {
+            let (events, edge) = (events.clone(), name.to_owned());
+            let breaker = Breaker::new(move |change| {
+                events.emit(GatewayEvent::Breaker {
+                    edge: edge.clone(),
+                    from: change.from,
+                    to: change.to,
+                    reason: change.reason,
+                    at: jiff::Timestamp::now(),
+                });
+            });
+            Arc::new(EdgeState {
+                name: name.to_owned(),
+                breaker,
+                bulkhead: Bulkhead::default(),
+                budget: Budget::default(),
+                metrics: (0..workers).map(|_| Red::default()).collect(),
+            })
+        });
+        Arc::clone(state)
+    }
+
+    fn route(&mut self, name: &str, limit: Option<&RateLimit>) -> Arc<RouteState> {
+        if let Some(state) = self.routes.get(name)
+            && state.limit.as_ref() == limit
+        {
+            return Arc::clone(state);
+        }
+        let state = Arc::new(RouteState {
+            name: name.to_owned(),
+            limit: limit.cloned(),
+            limiter: limit.map(Limiter::new),
+            metrics: (0..self.workers).map(|_| Red::default()).collect(),
+        });
+        self.routes.insert(name.to_owned(), Arc::clone(&state));
+        state
+    }
+
+    fn endpoint(&mut self, service: &str, id: &str, address: SocketAddr) -> Arc<EndpointState> {
+        let key = (service.to_owned(), id.to_owned(), address);
+        let freed = &self.freed;
+        let state = self.endpoints.entry(key).or_insert_with(|| {
+            Arc::new(EndpointState {
+                service: service.to_owned(),
+                id: id.to_owned(),
+                address,
+                in_flight: AtomicU32::new(0),
+                leaving: AtomicBool::new(false),
+                latency: Latency::default(),
+                ejector: Ejector::default(),
+                freed: Arc::clone(freed),
+            })
+        });
+        Arc::clone(state)
+    }
+}
+
+fn fallback(policy: &Policy) -> Result<Option<Fallback>, String> {
+    policy.fallback.as_ref().map(Fallback::new).transpose()
+}

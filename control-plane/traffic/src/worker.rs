@@ -1,0 +1,381 @@
+//! One thread of the data plane: a single-threaded runtime with listening sockets, connection pools and a view of the
+//! live plan of its own. Threads share only what edges and endpoints count in atomics.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use meshctl_model::snapshot::Serves;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::balance::{Candidate, Latency};
+use crate::clock;
+use crate::connection::{self, Entrance, Life, Open, Protocols};
+use crate::eject;
+use crate::events::Events;
+use crate::metrics::{Vitals, count};
+use crate::plan::{EndpointState, Plan};
+use crate::pool::{self, Pool};
+
+/// The slow clock that limits of connections are measured by.
+const TICK: Duration = Duration::from_millis(250);
+/// After an accept that failed for want of descriptors or memory, doubled each time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+pub(crate) enum Command {
+    /// Use this plan, accept on these new sockets, and on no others than those of `serves`.
+    Install {
+        plan: Arc<Plan>,
+        opened: Vec<(SocketAddr, TcpListener)>,
+        serves: Vec<(SocketAddr, Serves)>,
+        done: oneshot::Sender<()>,
+    },
+    /// Accept nothing more. `leave_queue`: somebody else accepts from the same sockets.
+    StopAccepting { leave_queue: bool, done: oneshot::Sender<()> },
+    /// Let requests under way end, and all connections with them; whatever is left after `within` is cut off.
+    Drain { within: Duration, done: oneshot::Sender<()> },
+}
+
+/// What all workers are given.
+pub(crate) struct Shared {
+    pub(crate) events: Events,
+    pub(crate) vitals: Vec<Vitals>,
+}
+
+/// A worker's view of the live plan, with its own pools beside the endpoints.
+pub(crate) struct Live {
+    pub(crate) plan: Arc<Plan>,
+    /// By service, as in the plan.
+    pub(crate) peers: Vec<Vec<Rc<Peer>>>,
+    pub(crate) protocols: Protocols,
+}
+
+/// An endpoint as one thread sees it.
+pub(crate) struct Peer {
+    pub(crate) endpoint: Arc<EndpointState>,
+    pub(crate) pool: Rc<Pool>,
+}
+
+impl Candidate for Rc<Peer> {
+    fn in_flight(&self) -> u32 {
+        self.endpoint.in_flight()
+    }
+
+    fn latency(&self) -> &Latency {
+        &self.endpoint.latency
+    }
+
+    fn ejected(&self) -> bool {
+        self.endpoint.ejector.is_out()
+    }
+}
+
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    shared: Arc<Shared>,
+    live: RefCell<Rc<Live>>,
+    /// Told when another plan is live.
+    pub(crate) changed: Notify,
+    random: RefCell<SmallRng>,
+    tick: Arc<AtomicU32>,
+    connections: RefCell<HashMap<u64, Arc<Life>>>,
+    connections_ever: Cell<u64>,
+    tunnels: Cell<u32>,
+    /// Told when a connection or tunnel has ended.
+    ended: Notify,
+    entrances: RefCell<HashMap<SocketAddr, Door>>,
+}
+
+/// An address that connections come in on, and its accept loops.
+struct Door {
+    entrance: Rc<Entrance>,
+    stops: Vec<Rc<Stop>>,
+}
+
+/// How an accept loop is asked to end.
+#[derive(Default)]
+struct Stop {
+    asked: Notify,
+    leave_queue: Cell<bool>,
+}
+
+/// Starts the thread; it ends when the sender of `commands` is dropped.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub(crate) fn spawn(
+    index: usize,
+    plan: Arc<Plan>,
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("traffic-{index}")).spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => runtime.block_on(Worker::run(index, plan, shared, commands)),
+            // Whoever sends a command learns that nobody is there.
+            Err(error) => tracing::error!(%error, index, "cannot start a worker's runtime"),
+        }
+    })
+}
+
+impl Worker {
+    async fn run(index: usize, plan: Arc<Plan>, shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
+        let live = Rc::new(Live::new(plan, None));
+        let worker = Rc::new(Self {
+            index,
+            shared,
+            live: RefCell::new(live),
+            changed: Notify::new(),
+            random: RefCell::new(rand::make_rng()),
+            tick: Arc::new(AtomicU32::new(1)),
+            connections: RefCell::default(),
+            connections_ever: Cell::new(0),
+            tunnels: Cell::new(0),
+            ended: Notify::new(),
+            entrances: RefCell::default(),
+        });
+        tokio::task::spawn_local(Rc::clone(&worker).look_after_connections());
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Install { plan, opened, serves, done } => {
+                    worker.install(plan, opened, &serves);
+                    let _waiting = done.send(());
+                }
+                Command::StopAccepting { leave_queue, done } => {
+                    worker.entrances.borrow_mut().drain().for_each(|(_, door)| stop_all(&door.stops, leave_queue));
+                    // The loops hear of it when they are next polled, which is before this answer leaves the thread.
+                    tokio::task::yield_now().await;
+                    let _waiting = done.send(());
+                }
+                Command::Drain { within, done } => {
+                    let worker = Rc::clone(&worker);
+                    tokio::task::spawn_local(async move {
+                        worker.drain(within).await;
+                        let _waiting = done.send(());
+                    });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn live(&self) -> Rc<Live> {
+        Rc::clone(&self.live.borrow())
+    }
+
+    pub(crate) fn random(&self) -> u64 {
+        self.random.borrow_mut().random()
+    }
+
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.shared.vitals[self.index]
+    }
+
+    fn install(
+        self: &Rc<Self>,
+        plan: Arc<Plan>,
+        opened: Vec<(SocketAddr, TcpListener)>,
+        serves: &[(SocketAddr, Serves)],
+    ) {
+        let before = self.live();
+        let live = Rc::new(Live::new(plan, Some(&before)));
+        *self.live.borrow_mut() = Rc::clone(&live);
+        let kept: std::collections::HashSet<*const Pool> =
+            live.peers.iter().flatten().map(|peer| Rc::as_ptr(&peer.pool)).collect();
+        let gone = before.peers.iter().flatten().filter(|peer| !kept.contains(&Rc::as_ptr(&peer.pool)));
+        gone.for_each(|peer| peer.pool.retire());
+
+        let mut entrances = self.entrances.borrow_mut();
+        entrances.retain(|address, door| match serves.iter().find(|(at, _)| at == address) {
+            Some((_, serves)) => {
+                door.entrance.serves.replace(serves.clone());
+                true
+            }
+            None => {
+                stop_all(&door.stops, false);
+                false
+            }
+        });
+        for (address, socket) in opened {
+            let Some((_, serves)) = serves.iter().find(|(at, _)| *at == address) else { continue };
+            let door = entrances.entry(address).or_insert_with(|| {
+                let entrance = Entrance { address, serves: RefCell::new(serves.clone()) };
+                Door { entrance: Rc::new(entrance), stops: Vec::new() }
+            });
+            let stop = Rc::new(Stop::default());
+            door.stops.push(Rc::clone(&stop));
+            tokio::task::spawn_local(Rc::clone(self).accept(socket, Rc::clone(&door.entrance), stop));
+        }
+        drop(entrances);
+        self.changed.notify_waiters();
+    }
+
+    async fn accept(self: Rc<Self>, socket: TcpListener, entrance: Rc<Entrance>, stop: Rc<Stop>) {
+        let listener = match tokio::net::TcpListener::from_std(socket) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, address = %entrance.address, "cannot accept"),
+        };
+        let mut pause = ACCEPT_PAUSE;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.asked.notified() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    pause = ACCEPT_PAUSE;
+                    self.begin(stream, client, &entrance);
+                }
+                // The client was gone before we came; the next one is not.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+                }
+                Err(error) => {
+                    count(&self.vitals().accept_errors, 1);
+                    tracing::warn!(%error, address = %entrance.address, ?pause, "cannot accept connections; waiting");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_ACCEPT_PAUSE);
+                }
+            }
+        }
+        if !stop.leave_queue.get() {
+            // Who connected before we stopped is served: closing the socket would reset them.
+            while let Some(Ok((stream, client))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+                self.begin(stream, client, &entrance);
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>, stream: tokio::net::TcpStream, client: SocketAddr, entrance: &Rc<Entrance>) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone before it began");
+            return;
+        }
+        let id = self.connections_ever.get();
+        self.connections_ever.set(id + 1);
+        let life = Arc::new(Life::new(&self.tick));
+        self.connections.borrow_mut().insert(id, Arc::clone(&life));
+        let (worker, entrance) = (Rc::clone(self), Rc::clone(entrance));
+        tokio::task::spawn_local(async move {
+            let open = Open::new(worker.vitals());
+            connection::serve(stream, client, life, Rc::clone(&worker), entrance).await;
+            drop(open);
+            worker.connections.borrow_mut().remove(&id);
+            worker.ended.notify_waiters();
+        });
+    }
+
+    /// Marks an upgraded connection, until dropped.
+    pub(crate) fn tunnel(self: &Rc<Self>) -> impl Drop + use<> {
+        struct Tunnel(Rc<Worker>);
+        impl Drop for Tunnel {
+            fn drop(&mut self) {
+                self.0.tunnels.set(self.0.tunnels.get() - 1);
+                self.0.ended.notify_waiters();
+            }
+        }
+        self.tunnels.set(self.tunnels.get() + 1);
+        Tunnel(Rc::clone(self))
+    }
+
+    async fn look_after_connections(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let now = self.tick.load(Relaxed).wrapping_add(1).max(1);
+            self.tick.store(now, Relaxed);
+            let live = self.live();
+            let limits = &live.plan.snapshot.limits;
+            let in_ticks = |ms: u64| u32::try_from(ms / TICK.as_millis() as u64).unwrap_or(u32::MAX >> 1);
+            let (head, idle) = (in_ticks(limits.header_timeout_ms), in_ticks(limits.idle_timeout_ms));
+            self.connections.borrow().values().for_each(|life| life.look_over(head, idle));
+            if now.is_multiple_of(4) {
+                let at = clock::now();
+                live.peers.iter().flatten().for_each(|peer| peer.pool.close_idle(at));
+            }
+        }
+    }
+
+    async fn drain(&self, within: Duration) {
+        let until = tokio::time::Instant::now() + within;
+        loop {
+            let ended = self.ended.notified();
+            self.connections.borrow().values().for_each(|life| life.end());
+            if self.connections.borrow().is_empty() && self.tunnels.get() == 0 {
+                return;
+            }
+            if tokio::time::timeout_at(until, ended).await.is_err() {
+                let (connections, tunnels) = (self.connections.borrow().len(), self.tunnels.get());
+                tracing::warn!(connections, tunnels, "cut off what did not end in time");
+                self.connections.borrow().values().for_each(|life| life.end_at_once());
+                return;
+            }
+        }
+    }
+
+    /// Leaves the endpoint out and sees to its return.
+    pub(crate) fn eject(self: &Rc<Self>, peer: &Rc<Peer>, reason: String) {
+        let endpoint = &peer.endpoint;
+        if !endpoint.ejector.eject(&endpoint.service, &endpoint.id, reason, &self.shared.events) {
+            return;
+        }
+        let (worker, peer) = (Rc::clone(self), Rc::clone(peer));
+        tokio::task::spawn_local(async move {
+            for tries in 0.. {
+                tokio::time::sleep(eject::pause(tries)).await;
+                let endpoint = &peer.endpoint;
+                if endpoint.leaving.load(Relaxed) || !endpoint.ejector.is_out() {
+                    return;
+                }
+                let connected =
+                    tokio::time::timeout(eject::pause(tries), pool::connect(endpoint.address, &worker)).await;
+                if let Ok(Ok(sender)) = connected {
+                    peer.pool.put(sender, clock::now());
+                    return worker.bring_back(&peer);
+                }
+            }
+        });
+    }
+
+    pub(crate) fn bring_back(&self, peer: &Peer) {
+        peer.endpoint.ejector.bring_back(&self.shared.events);
+    }
+}
+
+fn stop_all(stops: &[Rc<Stop>], leave_queue: bool) {
+    for stop in stops {
+        stop.leave_queue.set(leave_queue);
+        stop.asked.notify_one();
+    }
+}
+
+impl Live {
+    fn new(plan: Arc<Plan>, before: Option<&Self>) -> Self {
+        let mut pools: HashMap<*const EndpointState, Rc<Peer>> = before
+            .map(|before| {
+                before.peers.iter().flatten().map(|peer| (Arc::as_ptr(&peer.endpoint), Rc::clone(peer))).collect()
+            })
+            .unwrap_or_default();
+        let peers = plan.services.iter().map(|service| {
+            let peers = service.endpoints.iter().map(|endpoint| {
+                pools
+                    .remove(&Arc::as_ptr(endpoint))
+                    .unwrap_or_else(|| Rc::new(Peer { endpoint: Arc::clone(endpoint), pool: Rc::default() }))
+            });
+            peers.collect()
+        });
+        let peers = peers.collect();
+        let protocols = Protocols::new(&plan.snapshot.limits);
+        Self { plan, peers, protocols }
+    }
+}
