@@ -13,8 +13,19 @@ pub fn topology_schema() -> Value {
     let mut schema = schemars::schema_for!(Topology).to_value();
     let definitions = schema["$defs"].clone();
     widen(&mut schema, &definitions);
-    schema["$id"] = json!("https://meshctl.dev/schema/v1/topology.schema.json");
+    schema["type"] = json!("object");
+    schema["$id"] = json!("urn:meshctl:v1:topology");
     schema
+}
+
+/// [`topology_schema`] as `meshctl schema` prints it: title and description first, a line break at the end.
+pub fn topology_schema_text() -> String {
+    let value = topology_schema();
+    let text = match schemars::Schema::try_from(value.clone()) {
+        Ok(schema) => serde_json::to_string_pretty(&schema),
+        Err(_) => serde_json::to_string_pretty(&value),
+    };
+    text.unwrap_or_default() + "\n"
 }
 
 fn widen(schema: &mut Value, definitions: &Value) {

@@ -32,31 +32,55 @@ pub(crate) enum Otherwise<'t> {
 }
 
 /// Takes `text` apart. `$$` is a dollar, and a dollar before anything but `{` is itself.
-pub(crate) fn pieces(text: &str) -> Vec<Piece<'_>> {
-    let mut pieces = Vec::new();
-    let mut from = 0;
-    while let Some(found) = text[from..].find('$') {
-        let dollar = from + found;
-        let after = dollar + 1;
-        if text[after..].starts_with('$') {
-            pieces.push(Piece::Text(&text[from..after]));
-            from = after + 1;
-        } else if text[after..].starts_with('{') {
-            pieces.push(Piece::Text(&text[from..dollar]));
-            let inside = after + 1;
-            let Some(end) = text[inside..].find('}').map(|end| inside + end) else {
-                pieces.push(Piece::Wrong { at: dollar, why: "it has no closing brace" });
-                return pieces;
-            };
-            pieces.push(variable(&text[inside..end], dollar));
-            from = end + 1;
-        } else {
-            pieces.push(Piece::Text(&text[from..after]));
-            from = after;
+pub(crate) fn pieces(text: &str) -> Pieces<'_> {
+    Pieces { text, from: 0, next: None }
+}
+
+pub(crate) struct Pieces<'t> {
+    text: &'t str,
+    from: usize,
+    /// What follows the text that was handed out last.
+    next: Option<Piece<'t>>,
+}
+
+impl<'t> Iterator for Pieces<'t> {
+    type Item = Piece<'t>;
+
+    fn next(&mut self) -> Option<Piece<'t>> {
+        if let Some(piece) = self.next.take() {
+            return Some(piece);
         }
+        let text = self.text;
+        let start = self.from;
+        if start == text.len() {
+            return None;
+        }
+        let dollar = text[start..].find('$').map_or(text.len(), |found| start + found);
+        let before = if dollar > start { Some(Piece::Text(&text[start..dollar])) } else { None };
+        if dollar == text.len() {
+            self.from = dollar;
+            return before;
+        }
+        let after = dollar + 1;
+        let piece = if text[after..].starts_with('$') {
+            self.from = after + 1;
+            Piece::Text("$")
+        } else if !text[after..].starts_with('{') {
+            self.from = after;
+            Piece::Text("$")
+        } else if let Some(end) = text[after..].find('}').map(|end| after + end) {
+            self.from = end + 1;
+            variable(&text[after + 1..end], dollar)
+        } else {
+            // One complaint is enough: nothing after it can be told apart.
+            self.from = text.len();
+            Piece::Wrong { at: dollar, why: "it has no closing brace" }
+        };
+        if before.is_some() {
+            self.next = Some(piece);
+        }
+        before.or(Some(piece))
     }
-    pieces.push(Piece::Text(&text[from..]));
-    pieces
 }
 
 fn variable(inside: &str, at: usize) -> Piece<'_> {
@@ -110,7 +134,6 @@ mod tests {
     fn filled(text: &str) -> String {
         let environment = BTreeMap::from([("P".into(), "9".into()), ("EMPTY".into(), String::new())]);
         pieces(text)
-            .into_iter()
             .map(|piece| match piece {
                 Piece::Text(text) => text.to_owned(),
                 Piece::Variable { name, otherwise, .. } => match otherwise.fill(name, &environment) {

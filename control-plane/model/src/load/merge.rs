@@ -5,25 +5,32 @@ use super::report::{Report, quoted, words};
 use super::tree::{Data, Entry, Map, NodeId, Place, Tree};
 use crate::finding::{CONFLICT, WRONG_TYPE};
 
-/// The documents as one map. `empty` is where there is nothing at all.
-pub(crate) fn merge(documents: &[NodeId], tree: &mut Tree, empty: Place, report: &mut Report<'_>) -> NodeId {
+/// The documents as one map, if each of them is one. `empty` is where there is nothing at all.
+pub(crate) fn merge(documents: &[NodeId], tree: &mut Tree, empty: Place, report: &mut Report<'_>) -> Option<NodeId> {
     let mut parts: Vec<Part> = Vec::new();
+    let mut complete = true;
     for document in documents {
         let node = tree.node(*document);
         match &node.data {
             Data::Map(map) => parts.push(Part { place: node.place, entries: map.entries.to_vec() }),
             // Nothing but comments.
             Data::Scalar(scalar) if scalar.text.is_empty() => {}
-            _ => report.add(WRONG_TYPE, node.place, || {
-                words("a topology is a map", "write keys such as `services:` and `routes:` at the left margin")
-            }),
+            _ => {
+                complete = false;
+                report.add(WRONG_TYPE, node.place, || {
+                    words("a topology is a map", "write keys such as `services:` and `routes:` at the left margin")
+                });
+            }
         }
     }
+    if !complete {
+        return None;
+    }
     let mut parts = parts.into_iter();
-    let Some(first) = parts.next() else { return tree.push(empty, Data::Map(Map::new(Vec::new()))) };
+    let first = parts.next().unwrap_or(Part { place: empty, entries: Vec::new() });
     let mut merging = Merging { tree, report };
     let all = parts.fold(first, |all, part| merging.unite(all, part, Level::Top));
-    tree.push(all.place, Data::Map(Map::new(all.entries)))
+    Some(tree.push(all.place, Data::Map(Map::new(all.entries))))
 }
 
 struct Part {

@@ -52,7 +52,7 @@ pub struct Loaded {
 
 /// Reads `sources` as one topology.
 ///
-/// Files larger than 1 MiB together, or with more than 100,000 values, are refused with a finding; everything else is
+/// Files larger than 1 MiB together, or with more than 80,000 keys and values, are refused with a finding; everything else is
 /// answered in milliseconds.
 pub fn load(sources: &Sources) -> Loaded {
     let mut report = Report::new(&sources.files);
@@ -77,7 +77,7 @@ fn read_topology(sources: &Sources, report: &mut Report<'_>) -> Option<Topology>
     let mut tree = Tree::default();
     // What a file that cannot be read would have said is not known: every further finding might be wrong.
     let documents = read::read(sources, &mut tree, report)?;
-    let root = merge::merge(&documents, &mut tree, start, report);
+    let root = merge::merge(&documents, &mut tree, start, report)?;
     let (value, gaps) = structure::check(root, &tree, report);
     match serde_json::from_value(value) {
         Ok(topology) => Some(validate::validate(topology, &tree, root, &gaps, sources, report)),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput, Tag};
 
 use super::Sources;
 use super::interpolate::{Piece, pieces};
@@ -16,12 +16,14 @@ use crate::finding::{
 
 /// All texts together.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
-/// Values of all files together, with every alias written out.
-pub(crate) const MAX_NODES: u64 = 100_000;
+/// Keys and values of all files together, with every alias written out: five thousand services of an ordinary kind.
+pub(crate) const MAX_NODES: u64 = 80_000;
 /// The text of all values together, with every alias and variable written out.
 const MAX_TEXT: u64 = 4 << 20;
 /// Lists and maps inside of each other.
 const MAX_DEPTH: u32 = 64;
+/// Anchors of one text; each costs the parser more than a value does.
+const MAX_ANCHORS: usize = 1_000;
 /// Tokens of one text. The scanner looks ahead to the end of a `[` before it hands over what stands inside, so this is
 /// counted, roughly and upwards, before it begins.
 const MAX_TOKENS: u64 = 2 * MAX_NODES;
@@ -73,7 +75,7 @@ pub(crate) fn variables(text: &str) -> Vec<String> {
     let mut left = 4 * MAX_NODES;
     while let Some(Ok((event, _))) = parser.next_event() {
         if let Event::Scalar(value, ..) = event {
-            names.extend(pieces(&value).into_iter().filter_map(|piece| match piece {
+            names.extend(pieces(&value).filter_map(|piece| match piece {
                 Piece::Variable { name, .. } => Some(name.to_owned()),
                 _ => None,
             }));
@@ -114,6 +116,8 @@ fn token_overflow(text: &str) -> Option<usize> {
 struct Open {
     start: Place,
     anchor: usize,
+    /// It has a tag that says what it cannot be.
+    broken: bool,
     parts: Parts,
 }
 
@@ -145,25 +149,34 @@ impl<'a> Reader<'a, '_> {
         while let Some(event) = parser.next_event() {
             let (event, span) = match event {
                 Ok(event) => event,
-                Err(error) => {
-                    let mark = *error.marker();
-                    let place = self.place(mark, mark);
-                    return Err(self.stop(SYNTAX, place, format!("this is not YAML: {}", error.info()), SYNTAX_HELP));
-                }
+                Err(error) => return Err(self.syntax(&error)),
             };
             let place = self.place(span.start, span.end);
+            if let Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) =
+                event
+                && anchor > MAX_ANCHORS
+            {
+                let message = format!("this file has more than {MAX_ANCHORS} anchors");
+                return Err(self.stop(TOO_LARGE, place, message, "keep the anchors that an alias needs"));
+            }
             match event {
                 Event::DocumentStart(_) => {
                     self.anchors.clear();
                     self.spend(Weight { nodes: 1, ..Weight::default() }, place)?;
                 }
                 Event::Scalar(value, style, anchor, tag) => {
-                    if self.wants_key() {
+                    let key = self.wants_key();
+                    if key {
                         self.spend(Weight { nodes: 1, bytes: value.len() as u64, height: 0 }, place)?;
                         self.key(value.as_ref().into(), place);
-                    } else {
+                    }
+                    if !key || anchor > 0 {
                         let node = self.scalar(&value, style, tag.as_deref(), place, span.start.index())?;
-                        self.finish(node, anchor);
+                        if key {
+                            self.anchors.insert(anchor, node);
+                        } else {
+                            self.finish(node, anchor);
+                        }
                     }
                 }
                 Event::SequenceStart(anchor, tag) => {
@@ -196,8 +209,37 @@ impl<'a> Reader<'a, '_> {
         Stopped
     }
 
+    fn syntax(&mut self, error: &ScanError) -> Stopped {
+        let place = self.place(*error.marker(), *error.marker());
+        // The scanner has a limit of its own and looks ahead, so it may come first.
+        if error.info().contains("recursion limit") {
+            return self.too_deep(place);
+        }
+        let line = self.text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
+        let help = if line.contains("${") && line.contains(['[', '{']) {
+            "inside of [ ] and { } a variable needs quotes: \"${NAME}\""
+        } else if self
+            .text
+            .lines()
+            .skip(error.marker().line().saturating_sub(1))
+            .take(2)
+            .any(|line| line.starts_with('\t'))
+        {
+            "indent with spaces: YAML takes no tabs there"
+        } else {
+            "look at the indentation, and put text with special characters in quotes"
+        };
+        self.stop(SYNTAX, place, format!("this is not YAML: {}", error.info()), help)
+    }
+
+    fn too_deep(&mut self, place: Place) -> Stopped {
+        let message = format!("lists and maps are nested more than {MAX_DEPTH} deep");
+        self.stop(TOO_DEEP, place, message, "no part of the language is deeper than ten")
+    }
+
     fn too_large(&mut self, place: Place) -> Stopped {
-        let message = format!("the topology has more than {MAX_NODES} values, or more than 4 MiB of text, up to here");
+        let message =
+            format!("the topology has more than {MAX_NODES} keys and values, or more than 4 MiB of text, up to here");
         self.stop(
             TOO_LARGE,
             place,
@@ -213,8 +255,7 @@ impl<'a> Reader<'a, '_> {
             return Err(self.too_large(place));
         }
         if self.open.len() as u32 + weight.height > MAX_DEPTH {
-            let message = format!("lists and maps are nested more than {MAX_DEPTH} deep");
-            return Err(self.stop(TOO_DEEP, place, message, "no part of the language is deeper than ten"));
+            return Err(self.too_deep(place));
         }
         Ok(())
     }
@@ -240,16 +281,17 @@ impl<'a> Reader<'a, '_> {
         if self.wants_key() {
             return Err(self.bad_key(place));
         }
-        if tag.is_some_and(|tag| !(tag.is_yaml_core_schema() && tag.suffix == known_tag)) {
+        let broken = tag.is_some_and(|tag| !(tag.is_yaml_core_schema() && tag.suffix == known_tag));
+        if broken {
             self.unsupported(tag, place);
         }
         self.spend(Weight { nodes: 1, bytes: 0, height: 1 }, place)?;
-        self.open.push(Open { start: place, anchor, parts });
+        self.open.push(Open { start: place, anchor, broken, parts });
         Ok(())
     }
 
     fn end(&mut self, end: Place) {
-        let Some(Open { start, anchor, parts }) = self.open.pop() else { return };
+        let Some(Open { start, anchor, broken, parts }) = self.open.pop() else { return };
         // A block ends where the next thing begins, lines below: what is underlined is its first character.
         let flow = (end.end_line, end.end_column) != (end.line, end.column);
         let place = if flow {
@@ -258,6 +300,7 @@ impl<'a> Reader<'a, '_> {
             Place { end_line: start.line, end_column: start.column + 1, ..start }
         };
         let data = match parts {
+            _ if broken => Data::Scalar(Scalar { text: "".into(), kind: Kind::Broken }),
             Parts::List(items) => Data::List(items.into()),
             Parts::Map { entries, .. } => {
                 let map = Map::new(entries);
@@ -356,8 +399,8 @@ impl<'a> Reader<'a, '_> {
                 false
             }
         };
-        let place = trimmed(place, style);
         let filled = if written.contains('$') { self.fill(written, place, index)? } else { Some(written.into()) };
+        let place = trimmed(place, style);
         let scalar = match filled {
             None => Scalar { text: written.into(), kind: Kind::Broken },
             Some(text) => {
@@ -378,11 +421,10 @@ impl<'a> Reader<'a, '_> {
     /// `written` with its variables filled in; nothing if one of them cannot be.
     fn fill(&mut self, written: &str, place: Place, index: usize) -> Result<Option<Box<str>>, Stopped> {
         let source = self.cursor.seek(self.text, index);
-        let found: Vec<Piece<'_>> = pieces(written);
         let mut filled = String::new();
-        let mut complete = true;
-        for piece in &found {
-            match *piece {
+        let (mut complete, mut variable) = (true, false);
+        for piece in pieces(written) {
+            match piece {
                 Piece::Text(text) => filled.push_str(text),
                 Piece::Wrong { at, why } => {
                     complete = false;
@@ -396,6 +438,7 @@ impl<'a> Reader<'a, '_> {
                 }
                 Piece::Variable { name, otherwise, at } => match otherwise.fill(name, self.environment) {
                     Ok(value) => {
+                        variable = true;
                         filled.push_str(value);
                         if filled.len() as u64 > MAX_TEXT {
                             return Err(self.too_large(place));
@@ -412,14 +455,12 @@ impl<'a> Reader<'a, '_> {
         if !complete {
             return Ok(None);
         }
-        if found.iter().any(|piece| matches!(piece, Piece::Variable { .. })) && !filled.is_empty() {
+        if variable && !filled.is_empty() {
             self.tree.remember_filled(&filled, written);
         }
         Ok(Some(filled.into()))
     }
 }
-
-const SYNTAX_HELP: &str = "look at the indentation, and put text with special characters in quotes";
 
 fn unset(name: &str, message: &str) -> (String, String) {
     let what = format!("the variable {} is not set", quoted(name));

@@ -16,17 +16,32 @@ const SHOWN: usize = 8;
 /// Attempts that one request may cause in the worst case: three calls in a row with the default of three attempts.
 const MOST_ATTEMPTS: u64 = 27;
 
-/// A call: its policy, what is written of it, and where.
+/// A call: what holds for it, what is written at this very edge, and where.
 struct Edge {
-    policy: Policy,
+    time: Time,
     deadline: Option<Span>,
-    /// Retries, if they are written at this very edge.
     retries: Option<u32>,
     place: Place,
     deadline_place: Place,
     retries_place: Place,
     /// Part of what is written could not be read.
     incomplete: bool,
+}
+
+/// The part of a policy that is about time and attempts.
+#[derive(Clone, Copy)]
+struct Time {
+    deadline: Span,
+    attempt: Span,
+    attempts: u64,
+}
+
+impl Time {
+    fn of(layers: &[&EdgePolicy]) -> Self {
+        let policy = Policy::resolve(layers);
+        let attempts = u64::from(policy.retry.attempts) + 1;
+        Self { deadline: policy.deadline, attempt: policy.attempt_timeout, attempts }
+    }
 }
 
 pub(super) fn check(context: &mut Context<'_, '_>) {
@@ -49,8 +64,8 @@ fn spelled(context: &Context<'_, '_>, names: &[&str], circle: &[usize]) -> Strin
 
 fn start_order(context: &mut Context<'_, '_>, names: &[&str], number: &BTreeMap<&str, usize>) {
     let mut graph = Graph::new(names.len());
-    for (from, service) in context.topology.services.values().enumerate() {
-        let at = context.root.get("services").get(names[from]).get("dependsOn");
+    for (from, (_, service, at)) in context.services().enumerate() {
+        let at = at.get("dependsOn");
         for (index, before) in service.depends_on.iter().enumerate() {
             if let Some(to) = number.get(before.as_str()) {
                 graph.edges[from].push((*to, at.nth(index).place()));
@@ -79,8 +94,8 @@ fn calls(context: &Context<'_, '_>, number: &BTreeMap<&str, usize>) -> Graph<Edg
     let topology = context.topology;
     let mut graph = Graph::new(number.len());
     let silent = EdgePolicy::default();
-    for (from, (name, service)) in topology.services.iter().enumerate() {
-        let at = context.root.get("services").get(name);
+    let default = Time::of(&[&topology.defaults]);
+    for (from, (_, service, at)) in context.services().enumerate() {
         let written = service.calls.iter().map(|(callee, policy)| {
             let at = at.get("calls").get(callee);
             (callee.as_str(), policy, at, at.key())
@@ -95,7 +110,7 @@ fn calls(context: &Context<'_, '_>, number: &BTreeMap<&str, usize>) -> Graph<Edg
             // Itself is a finding of its own.
             let Some(to) = number.get(callee).copied().filter(|to| *to != from && seen.insert(*to)) else { continue };
             let edge = Edge {
-                policy: Policy::resolve(&[&topology.defaults, policy]),
+                time: if *policy == silent { default } else { Time::of(&[&topology.defaults, policy]) },
                 deadline: policy.deadline,
                 retries: policy.retry.as_ref().and_then(|retry| retry.attempts),
                 place,
@@ -156,18 +171,18 @@ struct Entry {
     service: usize,
     /// `route /orders`
     name: String,
-    policy: Policy,
+    time: Time,
 }
 
 fn entries(context: &Context<'_, '_>, number: &BTreeMap<&str, usize>) -> Vec<Entry> {
     let topology = context.topology;
     let mut entries = Vec::new();
     for route in &topology.routes {
-        let policy = Policy::resolve(&[&topology.defaults, &route.policy()]);
+        let time = Time::of(&[&topology.defaults, &route.policy()]);
         for (target, _) in route.targets() {
             if let Some(service) = number.get(target) {
                 let path = context.quoted(&route.path).replace('`', "");
-                entries.push(Entry { service: *service, name: format!("route {path}"), policy: policy.clone() });
+                entries.push(Entry { service: *service, name: format!("route {path}"), time });
             }
         }
     }
@@ -205,7 +220,7 @@ impl Chains<'_> {
         let mut queue = BinaryHeap::new();
         for (at, entry) in self.entries.iter().enumerate() {
             called[entry.service] = true;
-            let deadline = entry.policy.deadline.as_millis();
+            let deadline = entry.time.deadline.as_millis();
             if deadline > time[entry.service].0 {
                 time[entry.service] = (deadline, From::Entry(at));
                 queue.push((deadline, entry.service));
@@ -220,7 +235,7 @@ impl Chains<'_> {
                 continue;
             }
             for (to, edge) in &self.graph.edges[node] {
-                let left = left.min(edge.policy.deadline.as_millis());
+                let left = left.min(edge.time.deadline.as_millis());
                 if left > time[*to].0 {
                     time[*to] = (left, From::Service(node));
                     queue.push((left, *to));
@@ -253,17 +268,17 @@ impl Chains<'_> {
                     continue;
                 }
                 let Some(retries @ 1..) = edge.retries else { continue };
-                let attempt = edge.policy.attempt_timeout.as_millis();
+                let attempt = edge.time.attempt.as_millis();
                 let needed = attempt.saturating_mul(u64::from(retries) + 1);
                 // Beyond its own deadline is a finding where it is written.
-                if needed > left && needed <= edge.policy.deadline.as_millis() {
+                if needed > left && needed <= edge.time.deadline.as_millis() {
                     let path = self.path(context, &came_from, caller, *callee);
                     context.add(RETRIES_BEYOND_DEADLINE, edge.retries_place, || {
                         (
                             format!(
                                 "{path}: {} attempts of {} need {}, the callers wait {left_text}",
                                 retries + 1,
-                                edge.policy.attempt_timeout,
+                                edge.time.attempt,
                                 Span::from_millis(needed)
                             ),
                             "write fewer attempts, a shorter `attemptTimeout`, or give the callers a longer `deadline`",
@@ -279,7 +294,7 @@ impl Chains<'_> {
         let component = self.graph.components();
         let mut worst: Vec<(u64, From)> = vec![(1, From::Nowhere); self.names.len()];
         for (at, entry) in self.entries.iter().enumerate() {
-            let attempts = u64::from(entry.policy.retry.attempts) + 1;
+            let attempts = entry.time.attempts;
             if attempts > worst[entry.service].0 || worst[entry.service].1 == From::Nowhere {
                 worst[entry.service] = (attempts, From::Entry(at));
             }
@@ -293,7 +308,7 @@ impl Chains<'_> {
                 if component[caller] == component[*callee] {
                     continue;
                 }
-                let attempts = worst[caller].0.saturating_mul(u64::from(edge.policy.retry.attempts) + 1);
+                let attempts = worst[caller].0.saturating_mul(edge.time.attempts);
                 if attempts > worst[*callee].0 {
                     worst[*callee] = (attempts, From::Service(caller));
                     // Further down the same path it is the same finding.
@@ -310,7 +325,7 @@ impl Chains<'_> {
             let attempts = worst[*callee].0;
             let path = self.path(context, &came_from, caller, *callee);
             let name = context.quoted(self.names[*callee]).replace('`', "");
-            let needed = Span::from_millis(edge.policy.attempt_timeout.as_millis().saturating_mul(attempts));
+            let needed = Span::from_millis(edge.time.attempt.as_millis().saturating_mul(attempts));
             let deadline = self.deadline_of_first(&came_from, caller, edge);
             let time = if needed > deadline { format!(", {needed} > {deadline}") } else { String::new() };
             context.add(RETRY_AMPLIFICATION, edge.place, || {
@@ -362,9 +377,9 @@ impl Chains<'_> {
     fn deadline_of_first(&self, came_from: &[From], caller: usize, last: &Edge) -> Span {
         let (entry, way) = self.way(came_from, caller);
         if let Some(entry) = entry {
-            return self.entries[entry].policy.deadline;
+            return self.entries[entry].time.deadline;
         }
         let first = way.get(1).and_then(|second| self.graph.edges[way[0]].iter().find(|(to, _)| to == second));
-        first.map_or(last.policy.deadline, |(_, edge)| edge.policy.deadline)
+        first.map_or(last.time.deadline, |(_, edge)| edge.time.deadline)
     }
 }

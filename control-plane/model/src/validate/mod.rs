@@ -12,7 +12,7 @@ mod syntax;
 
 use at::At;
 
-use crate::finding::{BAD_NAME, Code, NO_SERVICES, UNKNOWN_SERVICE, UNKNOWN_VALUE};
+use crate::finding::{BAD_NAME, Code, NO_SERVICES, TOO_LARGE, UNKNOWN_SERVICE, UNKNOWN_VALUE};
 use crate::load::Sources;
 use crate::load::report::{Report, quoted, words};
 use crate::load::structure::Gaps;
@@ -31,20 +31,26 @@ pub(crate) fn validate(
     report: &mut Report<'_>,
 ) -> Topology {
     let root = At::new(tree, gaps, root);
-    let mut context = Context { topology: &topology, root, tree, report };
+    let services: Vec<At<'_>> = topology.services.keys().map(|name| root.get("services").get(name)).collect();
+    let mut context = Context { topology: &topology, root, services: &services, tree, report };
     context.head();
     services::check(&mut context);
     ports::check(&mut context);
     routes::check(&mut context);
     policy::check(&mut context);
     calls::check(&mut context);
-    paths::complete(&mut topology, root, sources);
+    paths::complete(&mut topology, &services, sources);
     topology
 }
+
+/// Far beyond what one machine runs; what it bounds is memory.
+const MOST_SERVICES: usize = 5_000;
 
 struct Context<'a, 's> {
     topology: &'a Topology,
     root: At<'a>,
+    /// Where each service of the topology stands, in its order.
+    services: &'a [At<'a>],
     tree: &'a Tree,
     report: &'a mut Report<'s>,
 }
@@ -55,6 +61,12 @@ impl<'a> Context<'a, '_> {
             let (message, help) = say();
             words(message, help)
         });
+    }
+
+    /// The services with where they stand.
+    fn services(&self) -> impl Iterator<Item = (&'a str, &'a Service, At<'a>)> + use<'a> {
+        let services = self.topology.services.iter().zip(self.services);
+        services.map(|((name, service), at)| (name.as_str(), service, *at))
     }
 
     /// A text of the file as it may be shown: not what a variable holds.
@@ -83,6 +95,14 @@ impl<'a> Context<'a, '_> {
                 (
                     format!("{shown} is not a name for a system"),
                     "use lower-case letters, digits, hyphens and dots, with a letter or digit at both ends, 63 at most",
+                )
+            });
+        }
+        if topology.services.len() > MOST_SERVICES {
+            self.add(TOO_LARGE, self.root.get("services").key(), || {
+                (
+                    format!("the topology has more than {MOST_SERVICES} services"),
+                    "split the system into several topologies, each with a state directory of its own",
                 )
             });
         }

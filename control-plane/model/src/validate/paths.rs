@@ -5,12 +5,11 @@ use crate::load::{SourceFile, Sources};
 use crate::topology::{EnvSource, EnvValue, Topology};
 
 /// Fills in the name and makes every path absolute, without looking at the disk.
-pub(super) fn complete(topology: &mut Topology, root: At<'_>, sources: &Sources) {
+pub(super) fn complete(topology: &mut Topology, services: &[At<'_>], sources: &Sources) {
     let first = &sources.files[0];
     topology.name.get_or_insert_with(|| default_name(first));
     let file = |at: At<'_>| sources.files.get(at.key().file as usize).unwrap_or(first);
-    for (name, service) in &mut topology.services {
-        let at = root.get("services").get(name);
+    for (service, &at) in topology.services.values_mut().zip(services) {
         service.working_dir = Some(match &service.working_dir {
             None => normalised(&file(at).folder, ""),
             Some(path) => normalised(&file(at.get("workingDir")).folder, path),

@@ -10,21 +10,23 @@ use crate::units::{Percent, Span};
 pub(super) fn check(context: &mut Context<'_, '_>) {
     let topology = context.topology;
     let defaults = &topology.defaults;
-    one(context, defaults, &Policy::resolve(&[defaults]), context.root.get("defaults"));
-    for (name, service) in &topology.services {
-        let calls = context.root.get("services").get(name).get("calls");
+    one(context, defaults, &[defaults], context.root.get("defaults"));
+    for (_, service, at) in context.services() {
+        let calls = at.get("calls");
         for (callee, policy) in &service.calls {
-            one(context, policy, &Policy::resolve(&[defaults, policy]), calls.get(callee));
+            if *policy != EdgePolicy::default() {
+                one(context, policy, &[defaults, policy], calls.get(callee));
+            }
         }
     }
     for (index, route) in topology.routes.iter().enumerate() {
         let policy = route.policy();
-        one(context, &policy, &Policy::resolve(&[defaults, &policy]), context.root.get("routes").nth(index));
+        one(context, &policy, &[defaults, &policy], context.root.get("routes").nth(index));
     }
 }
 
-/// `written` stands at `at` and makes `policy`.
-fn one(context: &mut Context<'_, '_>, written: &EdgePolicy, policy: &Policy, at: At<'_>) {
+/// `written` stands at `at` and is the last of `layers`.
+fn one(context: &mut Context<'_, '_>, written: &EdgePolicy, layers: &[&EdgePolicy], at: At<'_>) {
     context.not_zero(written.deadline, at, "deadline");
     context.not_zero(written.attempt_timeout, at, "attemptTimeout");
     routes::fallback(context, written.fallback.as_ref(), at);
@@ -41,6 +43,7 @@ fn one(context: &mut Context<'_, '_>, written: &EdgePolicy, policy: &Policy, at:
             });
         }
     }
+    let policy = Policy::resolve(layers);
     if at.incomplete() || policy.deadline == Span::default() {
         return;
     }
@@ -56,7 +59,7 @@ fn one(context: &mut Context<'_, '_>, written: &EdgePolicy, policy: &Policy, at:
         return;
     }
     if let Some(retries @ 1..) = written.retry.as_ref().and_then(|retry| retry.attempts) {
-        out_of_time(context, retries + 1, policy, at);
+        out_of_time(context, retries + 1, &policy, at);
     }
 }
 

@@ -91,9 +91,9 @@ fn services(context: &mut Context<'_, '_>, taken: &mut Taken) {
             )
         });
     }
-    for (name, service) in &topology.services {
+    for (name, service, at) in context.services() {
         let Some(port) = service.fixed_port() else { continue };
-        let place = context.root.get("services").get(name).get("port").place();
+        let place = at.get("port").place();
         if let Some(replicas @ 2..) = service.replicas {
             context.add(FIXED_PORT_SHARED, place, || {
                 (

@@ -15,7 +15,6 @@ pub(super) fn check(context: &mut Context<'_, '_>) {
         let at = all.nth(index);
         matching(context, route, at);
         targets(context, route, at);
-        fallback(context, route.fallback.as_ref(), at);
         for (name, place) in [
             (route.idempotency_key.as_deref(), at.get("idempotencyKey").place()),
             (
@@ -168,7 +167,7 @@ fn duplicates(context: &mut Context<'_, '_>, all: At<'_>) {
         if let Some((method, other)) = clash.filter(|(_, other)| *other != index) {
             let there = context.report.locate(all.nth(other).get("path").place());
             let path = context.quoted(&route.path);
-            let method = if method == "*" { String::new() } else { format!("{method} ") };
+            let method = if method == "*" { String::new() } else { format!("{} ", context.quoted(method)) };
             let place = all.nth(index).get("path").place();
             context.add(DUPLICATE_ROUTE, place, || {
                 (

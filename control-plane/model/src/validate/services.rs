@@ -13,9 +13,7 @@ use crate::topology::{BUILTINS, Service};
 use crate::units::Bytes;
 
 pub(super) fn check(context: &mut Context<'_, '_>) {
-    let topology = context.topology;
-    for (name, service) in &topology.services {
-        let at = context.root.get("services").get(name);
+    for (name, service, at) in context.services() {
         naming(context, name, at);
         program(context, name, service, at);
         environment(context, name, service, at);
@@ -79,6 +77,15 @@ fn program(context: &mut Context<'_, '_>, name: &str, service: &Service, at: At<
     }
     if let Some(command) = &service.command {
         empty_command(context, command, at.get("command"), "command");
+        let wants_port = command.iter().position(|argument| argument.contains("{{port}}"));
+        if let Some(index) = wants_port.filter(|_| !service.listens()) {
+            context.add(NO_PORT, at.get("command").nth(index).place(), || {
+                (
+                    "the command wants `{{port}}`, and the service has `port: none`",
+                    "give the service a port: leave `port:` out, or write a number",
+                )
+            });
+        }
     }
 }
 
@@ -173,14 +180,6 @@ fn health(context: &mut Context<'_, '_>, service: &Service, at: At<'_>) {
                     format!("the health check `{kind}` needs a port, and the service has `port: none`"),
                     "check it with `exec:`, or leave `health:` out: running is healthy enough then",
                 )
-            });
-        }
-        let placeholder = service.command.iter().flatten().position(|argument| argument.contains("{{port}}"));
-        if let Some(index) = placeholder {
-            // The command stands beside `health`, not inside.
-            let place = at.place();
-            context.add(NO_PORT, place, || {
-                (format!("argument {index} of the command wants `{{{{port}}}}`"), "give the service a port")
             });
         }
     }
