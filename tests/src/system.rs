@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use crate::http::{Answer, RUNTIME};
 use crate::{Ports, Ran, process, wait_until};
 
-/// No command takes this long; one that does is stuck, or something that it started holds its output open.
-const COMMAND_LIMIT: Duration = Duration::from_secs(150);
+/// No command takes this long, not even an apply that compiles a Go program first and waits five minutes for it at most;
+/// one that does is stuck, or something that it started holds its output open.
+const COMMAND_LIMIT: Duration = Duration::from_secs(330);
 
 /// A state directory, its ports, and everything that runs for it. Dropping it ends all of that.
 pub struct System {

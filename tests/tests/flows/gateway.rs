@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use meshctl_tests::{Answer, Load, System, process, send, wait_until};
+use meshctl_tests::{Answer, Load, System, installed, process, send, skip, wait_until};
 use serde_json::{Value, json};
 
 use crate::HELLO;
@@ -222,4 +222,18 @@ fn metrics_tell_of_every_route_and_edge() {
     let text = String::from_utf8(meshctl_tests::get(&url).expect("an answer").body).expect("text");
     assert!(text.contains("gateway:hello"), "{text}");
     assert!(text.lines().any(|line| line.starts_with("# TYPE") && line.ends_with("histogram")), "{text}");
+}
+
+#[test]
+fn http_2_is_spoken_to_those_who_begin_with_it() {
+    if !installed("curl") {
+        skip!("curl is not installed");
+    }
+    let system = System::new();
+    system.apply(HELLO);
+    let mut command = std::process::Command::new("curl");
+    let told = "%{http_version} %{http_code}";
+    command.args(["--http2-prior-knowledge", "-sS", "-o", "/dev/null", "-w", told, &system.url("/")]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    assert_eq!(system.run_command(command).expect(0).stdout, "2 200");
 }

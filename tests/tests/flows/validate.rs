@@ -112,9 +112,35 @@ fn several_files_and_a_folder_are_one_topology() {
     ] {
         std::fs::write(folder.join(name), text).expect("a part");
     }
-    system.run(&["apply", "parts", "--yes"]).expect(0);
+    system.run(&["up", "-f", "parts", "--yes"]).expect(0);
     assert_eq!(system.get("/").status, 200);
     let parts = ["parts/providers.yaml", "parts/services.yaml", "parts/routes.yaml"];
     let args: Vec<&str> = ["plan"].into_iter().chain(parts).chain(["--exit-code"]).collect();
     system.run(&args).expect(0);
+}
+
+#[test]
+fn bombs_are_refused_and_a_megabyte_is_answered_in_little_memory() {
+    let system = System::new();
+    let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+        laughs.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+    }
+    let deep = format!("labels: {}{}", "[".repeat(200_000), "]".repeat(200_000));
+    let text = "x".repeat(300);
+    let one = |number: usize| format!("  s{number}: {{ builtin: hello, env: {{ TEXT: {text} }} }}\n");
+    let many = (0..).map(one).scan(0, |bytes, line| {
+        *bytes += line.len();
+        (*bytes < 1_000_000).then_some(line)
+    });
+    let many = format!("services:\n{}", many.collect::<String>());
+    for (name, text, status) in [("laughs.yaml", laughs, 78), ("deep.yaml", deep, 78), ("many.yaml", many, 0)] {
+        let file = system.raw_file(name, &text);
+        // Address space, which is more than memory in use: the program itself and its stacks are in it.
+        let script = format!("ulimit -v 262144; exec '{}' validate '{file}'", system.binary().display());
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        system.run_command(command).expect(status);
+    }
 }
