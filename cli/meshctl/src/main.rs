@@ -40,8 +40,8 @@ Examples:
   meshctl status --watch       look at it
   meshctl down                 stop all of it
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or stale plan, 5 timed out, 69 no daemon,
-77 not allowed, 78 invalid topology, 130 interrupted.";
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or stale plan, 5 timed out,
+69 no daemon, 77 not allowed, 78 invalid topology, 130 interrupted.";
 
 fn main() -> ExitCode {
     // One shim runs for every instance: it needs none of what follows, and starts in a millisecond without it.

@@ -11,11 +11,11 @@ use crate::output::Format;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// The folder that holds this system; one folder is one daemon [default: ~/.local/state/meshctl/default]
+    /// The folder of this system, one daemon each [default: ~/.local/state/meshctl/default]
     #[arg(long, global = true, env = "MESHCTL_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     pub state_dir: Option<PathBuf>,
 
-    /// When to use colours: auto, always, never (NO_COLOR and CLICOLOR_FORCE are honoured)
+    /// When to use colours: auto (NO_COLOR is honoured), always, never
     #[arg(
         long,
         global = true,
@@ -103,7 +103,7 @@ pub(crate) struct WaitArgs {
           default_value_t = true, default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
     pub wait: bool,
 
-    /// How long to wait, after which the exit status is 5; the change goes on
+    /// How long to wait; then the exit status is 5, and the change goes on
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     pub timeout: Span,
 }

@@ -107,7 +107,7 @@ async fn conclude(
             let status = client.status().await?;
             report(client, &status, plan, revision, "failed", &failed, output).await?;
             tell_failures(&failed, &status);
-            Err(next_step(&failed, revision))
+            Err(next_step(&failed, &status, revision))
         }
         Ending::Superseded(other) => {
             Err(Failure::new(exit::CONFLICT, format!("revision {revision} gave way to revision {other}"))
@@ -247,19 +247,18 @@ fn tell_failures(failed: &Failed, status: &Status) {
     }
 }
 
-fn next_step(failed: &Failed, revision: u64) -> Failure {
+fn next_step(failed: &Failed, status: &Status, revision: u64) -> Failure {
     let names: Vec<&str> = failed.failures.iter().map(|failure| failure.service.as_str()).collect();
-    let failure = Failure::new(
-        exit::FAILURE,
-        match names.as_slice() {
-            [] => format!("revision {revision} failed"),
-            names => format!("revision {revision} failed: {} did not become ready", names.join(", ")),
-        },
-    );
-    match names.first() {
-        Some(name) => failure.hint(format!("`meshctl logs {name}` shows more; correct it and apply again")),
-        None => failure.hint("`meshctl events` shows what happened; correct it and apply again"),
-    }
+    let message = match names.as_slice() {
+        [] => format!("revision {revision} failed"),
+        names => format!("revision {revision} failed: {} did not become ready", names.join(", ")),
+    };
+    // What failed may also be a gateway, which has no logs here.
+    let service = names.iter().find(|name| status.items.iter().any(|service| service.name == **name));
+    Failure::new(exit::FAILURE, message).hint(match service {
+        Some(name) => format!("`meshctl logs {name}` shows more; correct it and apply again"),
+        None => "`meshctl events` shows what happened; correct it and apply again".to_owned(),
+    })
 }
 
 #[cfg(test)]

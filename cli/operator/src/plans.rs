@@ -54,7 +54,8 @@ fn plan_without_daemon(request: &ApplyRequest) -> Result<Plan, Failure> {
 
 /// Shows `plan` on stdout, in the form asked for.
 pub(crate) fn print(plan: &Plan, format: &Format) -> Result<(), Failure> {
-    if document(format, plan)? {
+    // The topology belongs to a plan that is saved; it may hold variables that are nobody else's business.
+    if document(format, &Plan { sources: None, ..plan.clone() })? {
         return Ok(());
     }
     if *format == Format::Name {

@@ -52,12 +52,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let plan = client.plan(&request).await.map_err(|error| refused(error, &request.sources))?;
     refuse_stale(agreed.as_deref(), &plan)?;
     plans::announce(session, &plan);
-    if plan.changes == 0 {
-        return change::settle(session, &client, &plan, &change.wait, &change.output).await;
-    }
     if !change.yes && removes(&plan) && !ask::agreed("Some of this is removed. Go on?") {
         return Err(Failure::new(exit::FAILURE, "nothing was changed"));
     }
+    // Also where nothing differs: it is the wish to try once more what failed, and to wait for what is on its way.
     request.fingerprint = Some(plan.fingerprint);
     let accepted = client.apply(&request).await.map_err(|error| refused(error, &request.sources))?;
     change::pursue(session, &client, accepted, &change.wait, &change.output).await

@@ -11,7 +11,7 @@ use crate::failure::Outcome;
 use crate::output::{BAD, BOLD, CAREFUL, GOOD, document, print, styled};
 use crate::session::Session;
 
-/// Check the machine, the state directory and the system, with a remedy for everything that is not right
+/// Check the machine, the state directory and the system, and say what to do
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

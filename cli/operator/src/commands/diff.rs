@@ -5,7 +5,7 @@ use meshctl_model::exit;
 
 use crate::args::OutputArgs;
 use crate::failure::Outcome;
-use crate::output::{document, print};
+use crate::output::print;
 use crate::plans;
 use crate::session::Session;
 use crate::sources::{FileArgs, check};
@@ -29,8 +29,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let sources = args.files.topology()?;
     check(&sources, &args.output.output)?;
     let plan = plans::plan(session, &ApplyRequest { sources, ..ApplyRequest::default() }).await?;
-    if !document(&args.output.output, &plan)? {
+    if args.output.output.for_people() {
         print(plans::diff(&plan))?;
+    } else {
+        plans::print(&plan, &args.output.output)?;
     }
     Ok(if plan.steps.is_empty() { exit::OK } else { exit::FAILURE })
 }

@@ -14,7 +14,7 @@ use crate::output::{self, Format, document, print, print_line};
 use crate::session::Session;
 use crate::show::{Listing, alone};
 
-/// List things: services, instances, routes, edges, endpoints, gateways, revisions, events, breakers
+/// List services, instances, routes, edges or any other kind of thing
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -110,19 +110,17 @@ pub(crate) async fn follow(
 
 /// What `event` decides about `goal`.
 fn outcome(goal: &Goal, event: &Event) -> Option<Ending> {
-    let Goal::Outcome { revision, after } = goal else { return None };
-    // After a break the stream begins with what was missed, and that may reach further back than asked for.
-    if number(&event.id) <= number(after) {
-        return None;
-    }
-    let about = event.data.get("revision")?.as_u64()?;
-    match event.kind.as_str() {
-        "revision.applied" | "revision.failed" if about > *revision => Some(Ending::Superseded(about)),
-        "revision.applied" if about == *revision => Some(Ending::Applied),
-        "revision.failed" if about == *revision => {
-            let failed = serde_json::from_value(event.data.clone()).unwrap_or_default();
-            Some(Ending::Failed(Box::new(failed)))
+    let failed = || Ending::Failed(Box::new(serde_json::from_value(event.data.clone()).unwrap_or_default()));
+    let about = event.data.get("revision").and_then(serde_json::Value::as_u64);
+    match (goal, event.kind.as_str()) {
+        (Goal::Ready, "revision.failed") => Some(failed()),
+        // After a break the stream begins with what was missed, and that may reach further back than asked for.
+        (Goal::Outcome { after, .. }, _) if number(&event.id) <= number(after) => None,
+        (Goal::Outcome { revision, .. }, "revision.applied" | "revision.failed") if about > Some(*revision) => {
+            about.map(Ending::Superseded)
         }
+        (Goal::Outcome { revision, .. }, "revision.applied") if about == Some(*revision) => Some(Ending::Applied),
+        (Goal::Outcome { revision, .. }, "revision.failed") if about == Some(*revision) => Some(failed()),
         _ => None,
     }
 }
