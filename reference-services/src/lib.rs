@@ -1,6 +1,6 @@
 //! The reference services: small, honest programs for demonstrations and tests, started as `meshctl service NAME`.
 //!
-//! Each service is one file on the [`kit`], and knows of meshctl only what any program may know: the port in `PORT`, the
+//! Each service is one file on the kit, and knows of meshctl only what any program may know: the port in `PORT`, the
 //! names in `MESHCTL_SERVICE` and `MESHCTL_INSTANCE`, and the addresses of other services in variables of its own.
 
 use std::process::ExitCode;

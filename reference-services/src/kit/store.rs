@@ -97,8 +97,8 @@ fn be_patient(times: i32) -> bool {
 #[derive(Clone)]
 struct Lane(mpsc::Sender<Job>);
 
-/// A job is done inside the transaction and leaves the answer that is given after it.
-type Job = Box<dyn FnOnce(&Connection) -> Answer + Send>;
+/// A job is done inside the transaction, or told why there is none, and leaves the answer that is given after it.
+type Job = Box<dyn FnOnce(Result<&Connection, &rusqlite::Error>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), String>)>;
 
 impl Lane {
@@ -113,8 +113,11 @@ impl Lane {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let outcome = alone(connection, work).map_err(|why| why.to_string());
+        let job: Job = Box::new(move |transaction| {
+            let outcome = match transaction {
+                Ok(connection) => alone(connection, work).map_err(|why| why.to_string()),
+                Err(why) => Err(why.to_string()),
+            };
             Box::new(move |committed| {
                 // A client that has gone away reads no answer.
                 let _gone = answer.send(committed.and(outcome));
@@ -131,11 +134,14 @@ impl Lane {
 fn work_through(mut jobs: mpsc::Receiver<Job>, begin: &str, connection: &Connection) {
     while let Some(first) = jobs.blocking_recv() {
         let begun = connection.execute_batch(begin);
-        let mut answers = vec![first(connection)];
+        let transaction = begun.as_ref().map(|()| connection);
+        let mut answers = vec![first(transaction)];
+        // A full disk may undo the whole transaction at once: what was done after that would stand outside of any.
         while answers.len() < TOGETHER
+            && !connection.is_autocommit()
             && let Ok(next) = jobs.try_recv()
         {
-            answers.push(next(connection));
+            answers.push(next(transaction));
         }
         let ended = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|why| why.to_string());
         if ended.is_err() && !connection.is_autocommit() {
@@ -189,5 +195,25 @@ mod tests {
         for store in &stores {
             assert_eq!(store.read(count).await.expect("a count"), 200);
         }
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_what_was_answered_is_kept_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::at(&folder.path().join("small.db"), SCHEMA).expect("opened");
+        let limit = |c: &Connection| c.query_row("PRAGMA max_page_count = 40", [], |row| row.get::<_, i64>(0));
+        assert_eq!(store.write(limit).await.expect("a limit"), 40);
+        let mut writes = tokio::task::JoinSet::new();
+        for number in 0..200 {
+            let store = store.clone();
+            writes.spawn(async move { store.write(insert(format!("{number:01000}"))).await.is_ok() });
+        }
+        let succeeded = writes.join_all().await.into_iter().filter(|ok| *ok).count();
+        let count = |c: &Connection| c.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, isize>(0));
+        assert_eq!(store.read(count).await.expect("a count").cast_unsigned(), succeeded);
+        assert!(succeeded < 200, "the disk was never full");
+        let room = |c: &Connection| c.query_row("PRAGMA max_page_count = 4000", [], |row| row.get::<_, i64>(0));
+        store.write(room).await.expect("room");
+        store.write(insert("once there is room".into())).await.expect("written");
     }
 }
