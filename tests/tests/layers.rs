@@ -26,7 +26,7 @@ const NOT_HERE: [&str; 6] = ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys"
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
         .current_dir(meshctl_tests::repository())
         .output()
         .expect("cargo runs");

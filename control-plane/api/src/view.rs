@@ -61,6 +61,8 @@ pub enum ServiceState {
     Rolling,
     /// Fewer ready instances than wanted, at least one.
     Degraded,
+    /// The wanted form did not become ready; the former one runs.
+    RolledBack,
     /// A service that must come first is not ready.
     Blocked,
     /// It does not become ready; it is tried again with growing pauses.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meshctl_drivers::runtime::probe;
 use meshctl_model::instance::InstanceSpec;
-use tokio::sync::mpsc::Sender;
+use meshctl_model::snapshot::GatewayEvent;
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinHandle;
 
 use crate::control::Message;
@@ -42,9 +43,11 @@ impl Monitor {
             let checks = async {
                 if crate::gateways::slot_of(&spec) > 0 {
                     let gateway = executor.gateway(&spec);
+                    // Heard before it counts as ready, so that nothing that happens there is missed.
+                    let events = listen(&gateway).await;
                     tokio::join!(
                         check_for_ever(&spec, ready, &seen, &executor.reports, || gateway_answers(&gateway)),
-                        listen(&spec.id, &gateway, &executor.reports)
+                        hand_on(&spec.id, &gateway, events, &executor.reports)
                     );
                 } else {
                     let address = spec.port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
@@ -117,17 +120,26 @@ async fn check_for_ever<F: Future<Output = Result<(), String>>>(
     }
 }
 
-/// Hands on what a gateway tells, and connects again when it stops.
-async fn listen(id: &str, gateway: &SharedGateway, reports: &Sender<Message>) {
+/// Connects to what a gateway tells.
+async fn listen(gateway: &SharedGateway) -> Receiver<GatewayEvent> {
+    let mut pauses = FIRST_CHECKS.into_iter();
     loop {
-        if let Ok(mut events) = gateway.events().await {
-            while let Some(event) = events.recv().await {
-                let report = Report::Told { gateway: id.to_owned(), event };
-                if reports.send(Message::Report(report)).await.is_err() {
-                    return;
-                }
+        if let Ok(events) = gateway.events().await {
+            return events;
+        }
+        tokio::time::sleep(Duration::from_millis(pauses.next().unwrap_or(200))).await;
+    }
+}
+
+/// Hands on what a gateway tells, and connects again when it stops.
+async fn hand_on(id: &str, gateway: &SharedGateway, mut events: Receiver<GatewayEvent>, reports: &Sender<Message>) {
+    loop {
+        while let Some(event) = events.recv().await {
+            let report = Report::Told { gateway: id.to_owned(), event };
+            if reports.send(Message::Report(report)).await.is_err() {
+                return;
             }
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        events = listen(gateway).await;
     }
 }

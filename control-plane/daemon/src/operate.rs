@@ -210,9 +210,9 @@ impl State {
                 instance.enter(Phase::BackingOff { until: now }, now);
             });
         }
-        for link in self.observed.gateways.values_mut() {
+        // A refused address is tried again only by a new push.
+        for link in self.observed.gateways.values_mut().filter(|link| link.trouble.is_some()) {
             link.trouble = None;
-            // A refused address is tried again only by a new push.
             link.acked_generation = 0;
         }
     }

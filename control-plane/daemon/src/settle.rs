@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use meshctl_model::event::EventSeverity;
-use meshctl_model::plan::{Phase, Unready};
+use meshctl_model::plan::{DesiredService, Phase, Unready};
 use serde_json::json;
 
 use crate::state::State;
@@ -86,7 +86,7 @@ impl State {
                 Some(Unready::Failing) => {
                     let record = self.observed.services.get(name);
                     let failing = record.and_then(|record| record.failing.as_ref());
-                    outstanding.moving |= self.still_going_back(name);
+                    outstanding.moving |= self.former(name).is_some() && !self.rolled_back(name);
                     let (reason, log) = failing.map(|f| (f.reason.clone(), f.log.clone())).unwrap_or_default();
                     outstanding.failures.push((name.clone(), reason, log));
                 }
@@ -106,15 +106,19 @@ impl State {
         outstanding
     }
 
-    /// Whether a failing service with a form to go back to has not arrived there yet.
-    fn still_going_back(&self, name: &str) -> bool {
-        let Some(record) = self.observed.services.get(name) else { return false };
-        let (Some(good), Some(failing)) = (&record.good, &record.failing) else { return false };
-        if good.hash == failing.hash {
-            return false;
-        }
-        let there = self.observed.of(name).filter(|i| i.hash == good.hash && i.phase == Phase::Ready).count();
-        there != good.replicas as usize || self.observed.of(name).count() != there
+    /// The form that a failing service goes back to, if there is one.
+    fn former(&self, name: &str) -> Option<&DesiredService> {
+        let record = self.observed.services.get(name)?;
+        let (good, failing) = (record.good.as_ref()?, record.failing.as_ref()?);
+        Some(good).filter(|good| good.hash != failing.hash)
+    }
+
+    /// Whether a service that failed in a new form is wholly back in the former one.
+    pub fn rolled_back(&self, name: &str) -> bool {
+        self.former(name).is_some_and(|good| {
+            let there = self.observed.of(name).filter(|i| i.hash == good.hash && i.phase == Phase::Ready).count();
+            there == good.replicas as usize && self.observed.of(name).count() == there
+        })
     }
 
     fn gateways_outstanding(&self, outstanding: &mut Outstanding) {

@@ -53,6 +53,7 @@ pub fn service(control: &Control, name: &str) -> Option<Service> {
         (None, _) => ServiceState::Ready,
         (Some(Unready::BlockedBy(_)), _) if ready == 0 => ServiceState::Blocked,
         (Some(_), _) if failing.is_some() && ready == 0 => ServiceState::Failed,
+        (Some(_), _) if state.rolled_back(name) => ServiceState::RolledBack,
         (Some(_), _) if failing.is_some() => ServiceState::Degraded,
         (Some(_), _) if rolling => ServiceState::Rolling,
         (Some(_), _) if ready == 0 => ServiceState::Starting,
@@ -65,7 +66,7 @@ pub fn service(control: &Control, name: &str) -> Option<Service> {
     let reason = match (&unready, failing) {
         (None, _) => None,
         (Some(_), Some(failing)) => Some(match service_state {
-            ServiceState::Degraded => format!("went back to what was ready before: {}", failing.reason),
+            ServiceState::RolledBack => format!("went back to what was ready before: {}", failing.reason),
             _ => failing.reason.clone(),
         }),
         (Some(Unready::BlockedBy(by)), None) => Some(format!("waits for {by}")),

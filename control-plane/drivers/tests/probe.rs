@@ -69,14 +69,14 @@ async fn http_answers_are_judged_by_their_status() {
 async fn who_does_not_listen_or_answer_is_named() {
     let address = nowhere().await;
     for kind in [Check::Tcp, Check::Http("/".into())] {
-        assert_eq!(check(kind, &address, LONG).await, Err(format!("connection refused on {address}")));
+        assert_eq!(check(kind, &address, LONG).await, Err(format!("nothing listens on its port: connection refused on {address}")));
     }
     // The kernel accepts for it, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap().to_string();
     assert_eq!(check(Check::Tcp, &address, LONG).await, Ok(()));
     let said = check(Check::Http("/".into()), &address, Duration::from_millis(50)).await;
-    assert_eq!(said, Err("no answer within 50ms".into()));
+    assert_eq!(said, Err("GET /: no answer within 50ms".into()));
     assert_eq!(check(Check::Running, &nowhere().await, LONG).await, Ok(()));
 }
 

@@ -62,7 +62,7 @@ fn a_version_that_does_not_become_ready_goes_back_by_itself() {
     );
     let ran = system.try_apply(&bad).expect(1);
     ran.says("hello");
-    wait_until("the former version to stand", || system.service("hello")["state"] == "ready");
+    wait_until("the former version to stand", || system.service("hello")["state"] == "rolledBack");
     load.pass(50);
     load.finish().expect_no_failure();
     let after = system.pids("hello");

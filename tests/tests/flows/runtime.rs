@@ -47,7 +47,8 @@ services:
 #[test]
 fn requests_under_way_are_finished_when_an_instance_stops() {
     let system = System::new();
-    system.apply(&HELLO.replace("replicas: 2", "replicas: 1"));
+    let patient = "defaults: { deadline: 20s, attemptTimeout: 20s }\n";
+    system.apply(&format!("{}{patient}", HELLO.replace("replicas: 2", "replicas: 1")));
     let url = system.url("/slow?ms=1500");
     let request = std::thread::spawn(move || meshctl_tests::get(&url));
     wait_until("the request to be under way", || {

@@ -7,6 +7,7 @@ mod diff;
 mod down;
 mod events;
 mod get;
+mod init;
 mod logs;
 mod man;
 mod nouns;
@@ -14,6 +15,7 @@ mod plan;
 mod restart;
 mod rollout;
 mod scale;
+mod schema;
 mod status;
 mod validate;
 mod version;
@@ -28,6 +30,7 @@ pub use completion::services as complete_services;
 /// What an operator can ask for.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Init(init::Args),
     Validate(validate::Args),
     Plan(plan::Args),
     Diff(diff::Args),
@@ -54,12 +57,14 @@ pub enum Command {
     Version(version::Args),
     Completion(completion::Args),
     Man(man::Args),
+    Schema(schema::Args),
 }
 
 impl Command {
     /// Does it. `whole` is the whole command line, for what describes it.
     pub(crate) async fn run(self, session: &Session, whole: fn() -> clap::Command) -> Outcome {
         match self {
+            Self::Init(args) => init::run(&args),
             Self::Validate(args) => validate::run(&args),
             Self::Plan(args) => plan::run(session, args).await,
             Self::Diff(args) => diff::run(session, args).await,
@@ -81,6 +86,7 @@ impl Command {
             Self::Version(args) => version::run(session, &args).await,
             Self::Completion(args) => completion::run(&args, whole()),
             Self::Man(args) => man::run(&args, whole()),
+            Self::Schema(args) => schema::run(&args),
         }
     }
 }

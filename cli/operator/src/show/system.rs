@@ -144,6 +144,7 @@ pub(super) fn service_state(state: ServiceState) -> Cell {
         ServiceState::Starting => Cell::careful("starting"),
         ServiceState::Rolling => Cell::careful("rolling"),
         ServiceState::Degraded => Cell::careful("degraded"),
+        ServiceState::RolledBack => Cell::bad("rolledBack"),
         ServiceState::Blocked => Cell::careful("blocked"),
         ServiceState::Failed => Cell::bad("failed"),
         ServiceState::Stopped => Cell::plain("stopped"),

@@ -27,7 +27,7 @@ const REST: Duration = Duration::from_millis(100);
 /// of exec checks, which are processes of the instance.
 ///
 /// # Errors
-/// Why it is not well, for people: `GET /healthz answered 503`, `no answer within 1s`.
+/// Why it is not well, for people: `GET /healthz answered 503`, `GET /healthz: no answer within 1s`.
 pub async fn check(spec: &InstanceSpec, state_dir: &Path, address: &str, timeout: Duration) -> Result<(), String> {
     let outcome = async {
         match &spec.health.check {
@@ -43,6 +43,7 @@ pub async fn check(spec: &InstanceSpec, state_dir: &Path, address: &str, timeout
             let within = Span::from_millis(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
             Err(match &spec.health.check {
                 Check::Exec(_) => format!("check program did not end within {within}"),
+                Check::Http(path) => format!("GET {path}: no answer within {within}"),
                 _ => format!("no answer within {within}"),
             })
         }
@@ -51,7 +52,7 @@ pub async fn check(spec: &InstanceSpec, state_dir: &Path, address: &str, timeout
 
 async fn connect(address: &str) -> Result<TcpStream, String> {
     TcpStream::connect(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("connection refused on {address}"),
+        io::ErrorKind::ConnectionRefused => format!("nothing listens on its port: connection refused on {address}"),
         _ => format!("cannot connect to {address}: {error}"),
     })
 }
