@@ -104,6 +104,9 @@ const CASES: &[Case] = &[
         )
     }),
     ("unset variables", || fill("services:\n", |at| format!("  a{at}: {{builtin: \"${{X{at}}}\"}}\n"), 18_000)),
+    ("unset variables in one scalar", || format!("name: \"{}\"", "${A} ".repeat(75_000))),
+    ("unset variables with escapes", || format!("name: \"{}\"", "\\x24{A}".repeat(75_000))),
+    ("variables without an end", || fill("a:\n", |_| "- \"${\"\n".into(), 70_000)),
     ("variables beyond ASCII on one line", || fill("labels: {", |at| format!("ä{at}: \"ü${{X{at}}}\","), 40_000)),
     ("a dense list", || fill("a: [", |_| "1,".into(), usize::MAX)),
     ("a dense list inside of another", || fill("a: [[", |_| "1,".into(), usize::MAX)),

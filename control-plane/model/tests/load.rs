@@ -65,6 +65,8 @@ const BAD: &[Row] = &[
     ("+name: x▸${}", "bad-variable"),
     ("+name: ▸${X}", "unset-variable"),
     ("+name: \"ä ${X:-1} ▸${Y}\"", "unset-variable"),
+    ("+name: 'a ▸${X}\n  $${N} ▸${Y}▸${Z}'", "unset-variable unset-variable unset-variable"),
+    ("+name: ▸\"\\x24{X}\"", "unset-variable"),
     ("+name: |-\n  ab\n  c ▸${X}", "unset-variable"),
     ("+▸nmae: x", "unknown-key"),
     ("+routes: [▸{to: a}]", "missing-key"),

@@ -12,7 +12,7 @@ mod syntax;
 
 use at::At;
 
-use crate::finding::{BAD_NAME, Code, NO_SERVICES, TOO_LARGE, UNKNOWN_SERVICE, UNKNOWN_VALUE};
+use crate::finding::{BAD_NAME, Code, NO_SERVICES, UNKNOWN_SERVICE, UNKNOWN_VALUE};
 use crate::load::Sources;
 use crate::load::report::{Report, quoted, words};
 use crate::load::structure::Gaps;
@@ -42,9 +42,6 @@ pub(crate) fn validate(
     paths::complete(&mut topology, &services, sources);
     topology
 }
-
-/// Far beyond what one machine runs; what it bounds is memory.
-const MOST_SERVICES: usize = 5_000;
 
 struct Context<'a, 's> {
     topology: &'a Topology,
@@ -95,14 +92,6 @@ impl<'a> Context<'a, '_> {
                 (
                     format!("{shown} is not a name for a system"),
                     "use lower-case letters, digits, hyphens and dots, with a letter or digit at both ends, 63 at most",
-                )
-            });
-        }
-        if topology.services.len() > MOST_SERVICES {
-            self.add(TOO_LARGE, self.root.get("services").key(), || {
-                (
-                    format!("the topology has more than {MOST_SERVICES} services"),
-                    "split the system into several topologies, each with a state directory of its own",
                 )
             });
         }
