@@ -164,18 +164,19 @@ fn fill(head: &str, part: impl Fn(usize) -> String, most: usize) -> String {
     text
 }
 
-/// A topology as somebody might generate it.
+/// A topology as somebody might generate it, without any finding.
 fn shop(services: usize) -> String {
     let mut text = fill(
-        "name: large\nservices:\n",
+        "name: large\ndefaults: {retry: {attempts: 0}}\nservices:\n  service-0:\n    builtin: hello\n",
         |at| {
-            let callee = at * 7 % services / 2;
             format!(
-                "  service-{at}:\n    command: [./server, --port, \"{{{{port}}}}\"]\n    replicas: 2\n    calls:\n      \
-                 service-{callee}: {{deadline: 1s}}\n"
+                "  service-{}:\n    command: [./server, --port, \"{{{{port}}}}\"]\n    replicas: 2\n    calls:\n      \
+                 service-{}: {{deadline: 1s}}\n",
+                at + 1,
+                (at + 1) / 3
             )
         },
-        services,
+        services - 1,
     );
     text.push_str("routes:\n");
     for at in 0..services / 10 {
