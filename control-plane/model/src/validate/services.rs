@@ -24,12 +24,12 @@ pub(super) fn check(context: &mut Context<'_, '_>) {
 }
 
 fn naming(context: &mut Context<'_, '_>, name: &str, at: At<'_>) {
-    let shown = context.quoted(name);
     if name == GATEWAY {
         context.add(BAD_NAME, at.key(), || {
-            (format!("no service can be called {shown}: that is the caller of every route"), "choose another name")
+            (format!("no service can be called `{GATEWAY}`: that is the caller of every route"), "choose another name")
         });
     } else if !syntax::is_label(name) {
+        let shown = context.quoted(name);
         context.add(BAD_NAME, at.key(), || {
             (
                 format!("{shown} is not a name for a service"),
