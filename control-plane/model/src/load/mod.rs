@@ -52,7 +52,7 @@ pub struct Loaded {
 
 /// Reads `sources` as one topology.
 ///
-/// Files larger than 1 MiB together, or with more than 80,000 keys and values or 5,000 services, are refused with a finding; everything else is
+/// Files larger than 1 MiB together, or with more than 64,000 keys and values or 5,000 services, are refused with a finding; everything else is
 /// answered in milliseconds.
 pub fn load(sources: &Sources) -> Loaded {
     let mut report = Report::new(&sources.files);
