@@ -100,7 +100,7 @@ const CASES: &[Case] = &[
         format!(
             "services:\n{}  a:\n    builtin: hello\n    calls:\n{}",
             fill("", callee, 4_999),
-            fill("", call, 24_000)
+            fill("", call, 21_000)
         )
     }),
     ("unset variables", || fill("services:\n", |at| format!("  a{at}: {{builtin: \"${{X{at}}}\"}}\n"), 18_000)),
@@ -170,7 +170,7 @@ fn shop(services: usize) -> String {
         "name: large\ndefaults: {retry: {attempts: 0}}\nservices:\n  service-0:\n    builtin: hello\n",
         |at| {
             format!(
-                "  service-{}:\n    command: [./server, --port, \"{{{{port}}}}\"]\n    replicas: 2\n    calls:\n      \
+                "  service-{}:\n    command: [./server, \"{{{{port}}}}\"]\n    replicas: 2\n    calls:\n      \
                  service-{}:\n",
                 at + 1,
                 (at + 1) / 3
@@ -179,7 +179,7 @@ fn shop(services: usize) -> String {
         services - 1,
     );
     text.push_str("routes:\n");
-    for at in 0..services / 10 {
+    for at in 0..services / 100 {
         let _ = writeln!(text, "- {{path: /p{at}, to: service-{at}}}");
     }
     text
