@@ -109,8 +109,9 @@ impl<'a> Context<'a, '_> {
         if let Some(service) = topology.services.get(name) {
             return Some(service);
         }
-        let shown = self.quoted(name);
+        let tree = self.tree;
         self.add(UNKNOWN_SERVICE, place, || {
+            let shown = quoted(tree.showable(name));
             let help = match nearest(name, topology.services.keys().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if topology.services.is_empty() => "describe it under `services:`".into(),
