@@ -80,7 +80,7 @@ const CASES: &[Case] = &[
         fill(
             "services: {a: {builtin: hello}}\nroutes:\n",
             |at| format!("- {{path: /p{at}, to: a, retry: {{attempts: 1}}}}\n"),
-            9_000,
+            7_000,
         )
     }),
     ("a long chain of calls", || {
@@ -90,7 +90,7 @@ const CASES: &[Case] = &[
         fill("services:\n", |at| format!("  s{at}: {{builtin: hello, calls: {{s{}: }}}}\n", (at + 1) % 5_000), 5_000)
     }),
     ("unknown services", || {
-        fill("services: {a: {builtin: hello}}\nroutes:\n", |at| format!("- {{path: /p{at}, to: b{at}}}\n"), 16_000)
+        fill("services: {a: {builtin: hello}}\nroutes:\n", |at| format!("- {{path: /p{at}, to: b{at}}}\n"), 12_500)
     }),
     ("unknown keys", || fill("", |at| format!("abcdefghijk{at}: x\n"), usize::MAX)),
     ("long unknown keys", || fill("", |at| format!("{}{at}: x\n", "k".repeat(200)), usize::MAX)),
@@ -100,10 +100,13 @@ const CASES: &[Case] = &[
         format!(
             "services:\n{}  a:\n    builtin: hello\n    calls:\n{}",
             fill("", callee, 4_999),
-            fill("", call, 35_000)
+            fill("", call, 21_000)
         )
     }),
     ("unset variables", || fill("services:\n", |at| format!("  a{at}: {{builtin: \"${{X{at}}}\"}}\n"), 18_000)),
+    ("unset variables in one scalar", || format!("name: \"{}\"", "${A} ".repeat(60_000))),
+    ("unset variables with escapes", || format!("name: \"{}\"", "\\x24{A}".repeat(60_000))),
+    ("variables without an end", || fill("a:\n", |_| "- \"${\"\n".into(), 60_000)),
     ("variables beyond ASCII on one line", || fill("labels: {", |at| format!("ä{at}: \"ü${{X{at}}}\","), 40_000)),
     ("a dense list", || fill("a: [", |_| "1,".into(), usize::MAX)),
     ("a dense list inside of another", || fill("a: [[", |_| "1,".into(), usize::MAX)),
@@ -161,21 +164,22 @@ fn fill(head: &str, part: impl Fn(usize) -> String, most: usize) -> String {
     text
 }
 
-/// A topology as somebody might generate it.
+/// A topology as somebody might generate it, without any finding.
 fn shop(services: usize) -> String {
     let mut text = fill(
-        "name: large\nservices:\n",
+        "name: large\ndefaults: {retry: {attempts: 0}}\nservices:\n  service-0:\n    builtin: hello\n",
         |at| {
-            let callee = at * 7 % services / 2;
             format!(
-                "  service-{at}:\n    command: [./server, --port, \"{{{{port}}}}\"]\n    replicas: 2\n    calls:\n      \
-                 service-{callee}: {{deadline: 1s}}\n"
+                "  service-{}:\n    command: [./server, \"{{{{port}}}}\"]\n    replicas: 2\n    calls:\n      \
+                 service-{}:\n",
+                at + 1,
+                (at + 1) / 3
             )
         },
-        services,
+        services - 1,
     );
     text.push_str("routes:\n");
-    for at in 0..services / 10 {
+    for at in 0..services / 100 {
         let _ = writeln!(text, "- {{path: /p{at}, to: service-{at}}}");
     }
     text

@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Finding, INTERNAL, NO_SERVICES};
+use crate::finding::{Finding, INTERNAL, NO_SERVICES, TOO_LARGE};
 use crate::topology::Topology;
 use crate::validate;
 use report::{Report, words};
-use tree::{Place, Tree};
+use tree::{Data, NodeId, Place, Tree};
 
 /// What an operator handed over: the texts and everything outside them that they depend on, so that the same value gives
 /// the same topology anywhere.
@@ -52,7 +52,7 @@ pub struct Loaded {
 
 /// Reads `sources` as one topology.
 ///
-/// Files larger than 1 MiB together, or with more than 80,000 keys and values, are refused with a finding; everything else is
+/// Files larger than 1 MiB together, or with more than 64,000 keys and values or 5,000 services, are refused with a finding; everything else is
 /// answered in milliseconds.
 pub fn load(sources: &Sources) -> Loaded {
     let mut report = Report::new(&sources.files);
@@ -67,6 +67,24 @@ pub fn variables(text: &str) -> Vec<String> {
     read::variables(text)
 }
 
+/// Far beyond what one machine runs; what it bounds is memory.
+const MAX_SERVICES: usize = 5_000;
+
+fn too_many_services(root: NodeId, tree: &Tree, report: &mut Report<'_>) -> bool {
+    let Data::Map(map) = &tree.node(root).data else { return false };
+    let Some(services) = map.get("services") else { return false };
+    let many = matches!(&tree.node(services.value).data, Data::Map(map) if map.entries.len() > MAX_SERVICES);
+    if many {
+        report.add(TOO_LARGE, services.place, || {
+            words(
+                format!("the topology has more than {MAX_SERVICES} services"),
+                "split the system into several topologies, each with a state directory of its own",
+            )
+        });
+    }
+    many
+}
+
 fn read_topology(sources: &Sources, report: &mut Report<'_>) -> Option<Topology> {
     let start = Place { file: 0, line: 1, column: 1, end_line: 1, end_column: 1 };
     if sources.files.is_empty() {
@@ -78,6 +96,9 @@ fn read_topology(sources: &Sources, report: &mut Report<'_>) -> Option<Topology>
     // What a file that cannot be read would have said is not known: every further finding might be wrong.
     let documents = read::read(sources, &mut tree, report)?;
     let root = merge::merge(&documents, &mut tree, start, report)?;
+    if too_many_services(root, &tree, report) {
+        return None;
+    }
     let (value, gaps) = structure::check(root, &tree, report);
     match serde_json::from_value(value) {
         Ok(topology) => Some(validate::validate(topology, &tree, root, &gaps, sources, report)),

@@ -17,7 +17,7 @@ use crate::finding::{
 /// All texts together.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 /// Keys and values of all files together, with every alias written out: five thousand services of an ordinary kind.
-pub(crate) const MAX_NODES: u64 = 80_000;
+pub(crate) const MAX_NODES: u64 = 64_000;
 /// The text of all values together, with every alias and variable written out.
 const MAX_TEXT: u64 = 4 << 20;
 /// Lists and maps inside of each other.
@@ -420,7 +420,7 @@ impl<'a> Reader<'a, '_> {
 
     /// `written` with its variables filled in; nothing if one of them cannot be.
     fn fill(&mut self, written: &str, place: Place, index: usize) -> Result<Option<Box<str>>, Stopped> {
-        let source = self.cursor.seek(self.text, index);
+        let mut marks = Marks::new(place, written, self.cursor.seek(self.text, index));
         let mut filled = String::new();
         let (mut complete, mut variable) = (true, false);
         for piece in pieces(written) {
@@ -428,7 +428,7 @@ impl<'a> Reader<'a, '_> {
                 Piece::Text(text) => filled.push_str(text),
                 Piece::Wrong { at, why } => {
                     complete = false;
-                    let at = locate(place, source, written, at);
+                    let at = marks.locate(at);
                     self.report.add(BAD_VARIABLE, at, || {
                         words(
                             format!("this variable cannot be read: {why}"),
@@ -446,13 +446,14 @@ impl<'a> Reader<'a, '_> {
                     }
                     Err(message) => {
                         complete = false;
-                        let at = locate(place, source, written, at);
+                        let at = marks.locate(at);
                         self.report.add(UNSET_VARIABLE, at, || unset(name, message));
                     }
                 },
             }
         }
         if !complete {
+            self.spend(Weight { nodes: 0, bytes: filled.len() as u64, height: 0 }, place)?;
             return Ok(None);
         }
         if variable && !filled.is_empty() {
@@ -469,17 +470,45 @@ fn unset(name: &str, message: &str) -> (String, String) {
     words(message, remedy)
 }
 
-/// The place of the byte `at` of `value` in the file, where `source` begins with the value as it is written. Both have
-/// the same `${` in the same order, unless a `$` is written as an escape; then it is the place of the whole value.
-fn locate(place: Place, source: &str, value: &str, at: usize) -> Place {
-    let before = value[..at].matches("${").count();
-    let Some((offset, _)) = source.match_indices("${").nth(before) else { return place };
-    let start = advance(Place { end_line: place.line, end_column: place.column, ..place }, &source[..offset]);
-    if (start.line, start.column) >= (place.end_line, place.end_column) {
-        return place;
+/// Finds the `${` of a value in the file, going forward only. Value and source have the same ones in the same order, unless
+/// a `$` is written as an escape; then it is the place of the whole value.
+struct Marks<'t> {
+    whole: Place,
+    /// The value that is not searched yet, and how much of it is.
+    value: &'t str,
+    searched: usize,
+    /// The file from the last `${` that was found, and where that stands.
+    source: &'t str,
+    here: Place,
+}
+
+impl<'t> Marks<'t> {
+    fn new(whole: Place, value: &'t str, source: &'t str) -> Self {
+        let here = Place { end_line: whole.line, end_column: whole.column, ..whole };
+        Self { whole, value, searched: 0, source, here }
     }
-    let length = source[offset..].find('}').map_or(2, |end| source[offset..offset + end].chars().count() + 1);
-    Place { end_line: start.line, end_column: start.column + length as u32, ..start }
+
+    /// The place of the `${` at the byte `at` of the value.
+    fn locate(&mut self, at: usize) -> Place {
+        // Longer than any name; a variable without an end is only underlined so far.
+        const LONGEST: usize = 200;
+        if self.source.is_empty() {
+            return self.whole;
+        }
+        let (skipped, rest) = self.value.split_at(at - self.searched);
+        let found = self.source.match_indices("${").nth(skipped.matches("${").count());
+        let end = (self.whole.end_line, self.whole.end_column);
+        let place = found.map(|(offset, _)| (offset, advance(self.here, &self.source[..offset])));
+        let Some((offset, start)) = place.filter(|(_, start)| (start.line, start.column) < end) else {
+            // What has lost its way once is not found again.
+            self.source = "";
+            return self.whole;
+        };
+        (self.value, self.searched) = (rest, at);
+        (self.source, self.here) = (&self.source[offset..], start);
+        let length = self.source.chars().take(LONGEST).position(|c| c == '}').map_or(2, |end| end + 1);
+        Place { end_column: start.column + length as u32, ..start }
+    }
 }
 
 /// The place after `text`.

@@ -1,10 +1,11 @@
 //! "Did you mean": the word that was probably meant.
 
 /// Words compared for one suggestion, so that a thousand typos in a system of thousands are still answered at once.
-const COMPARED: usize = 500;
+const COMPARED: usize = 200;
 
 /// The candidate nearest to `word`, if it is near enough to be a slip of the finger.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let bytes = word.len();
     let word = plain(word);
     let length = word.chars().count();
     if !(2..=64).contains(&length) {
@@ -13,10 +14,11 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     let limit = (length / 3).clamp(1, 3);
     candidates
         .into_iter()
-        .filter(|candidate| candidate.len() <= 128)
+        // Hyphens and underscores do not count, and there are few of them.
+        .filter(|candidate| candidate.len().abs_diff(bytes) <= limit + 4)
         .map(|candidate| (plain(candidate), candidate))
-        .filter(|(folded, _)| folded.chars().count().abs_diff(length) <= limit)
         .take(COMPARED)
+        .filter(|(folded, _)| folded.chars().count().abs_diff(length) <= limit)
         .map(|(folded, candidate)| (strsim::osa_distance(&word, &folded), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)

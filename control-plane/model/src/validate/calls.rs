@@ -96,19 +96,23 @@ fn calls(context: &Context<'_, '_>, number: &BTreeMap<&str, usize>) -> Graph<Edg
     let silent = EdgePolicy::default();
     let default = Time::of(&[&topology.defaults]);
     for (from, (_, service, at)) in context.services().enumerate() {
-        let written = service.calls.iter().map(|(callee, policy)| {
-            let at = at.get("calls").get(callee);
-            (callee.as_str(), policy, at, at.key())
-        });
-        let implied =
-            asked_for(service).filter(|(_, callee)| !service.calls.contains_key(*callee)).map(|(variable, callee)| {
-                let at = at.get("env").get(variable).get("urlOf");
-                (callee, &silent, at, at.place())
-            });
+        let written = service.calls.iter().map(|(callee, policy)| (callee.as_str(), policy, None));
+        let implied = asked_for(service).filter(|(_, callee)| !service.calls.contains_key(*callee));
+        let implied = implied.map(|(variable, callee)| (callee, &silent, Some(variable)));
         let mut seen = HashSet::new();
-        for (callee, policy, at, place) in written.chain(implied) {
+        for (callee, policy, variable) in written.chain(implied) {
             // Itself is a finding of its own.
             let Some(to) = number.get(callee).copied().filter(|to| *to != from && seen.insert(*to)) else { continue };
+            let (at, place) = match variable {
+                None => {
+                    let at = at.get("calls").get(callee);
+                    (at, at.key())
+                }
+                Some(variable) => {
+                    let at = at.get("env").get(variable).get("urlOf");
+                    (at, at.place())
+                }
+            };
             let edge = Edge {
                 time: if *policy == silent { default } else { Time::of(&[&topology.defaults, policy]) },
                 deadline: policy.deadline,

@@ -1,6 +1,6 @@
 //! Directed graphs of services: components, circles. Nothing here recurses, because a chain may be thousands long.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 /// Nodes are numbers below `edges.len()`; each edge carries what it is.
 pub(super) struct Graph<E> {
@@ -62,7 +62,7 @@ impl<E> Graph<E> {
     pub(super) fn circles(&self, wanted: impl Fn(&E) -> bool, most: usize) -> Vec<Vec<usize>> {
         let component = self.components();
         let mut circles: Vec<Vec<usize>> = Vec::new();
-        let mut covered = std::collections::HashSet::new();
+        let mut covered = HashSet::new();
         for (from, edges) in self.edges.iter().enumerate() {
             for (to, edge) in edges {
                 if circles.len() == most {
@@ -83,12 +83,14 @@ impl<E> Graph<E> {
 
     /// The shortest path inside one component, both ends included.
     fn path(&self, from: usize, to: usize, component: &[usize]) -> Vec<usize> {
-        let mut before = HashMap::from([(from, from)]);
+        const NEW: usize = usize::MAX;
+        let mut before = vec![NEW; self.edges.len()];
+        before[from] = from;
         let mut queue = VecDeque::from([from]);
         while let Some(node) = queue.pop_front().filter(|node| *node != to) {
             for (next, _) in &self.edges[node] {
-                if component[*next] == component[to] && !before.contains_key(next) {
-                    before.insert(*next, node);
+                if component[*next] == component[to] && before[*next] == NEW {
+                    before[*next] = node;
                     queue.push_back(*next);
                 }
             }
@@ -96,7 +98,7 @@ impl<E> Graph<E> {
         let mut path = vec![to];
         let mut at = to;
         while at != from {
-            at = before[&at];
+            at = before[at];
             path.push(at);
         }
         path.reverse();

@@ -12,7 +12,7 @@ mod syntax;
 
 use at::At;
 
-use crate::finding::{BAD_NAME, Code, NO_SERVICES, TOO_LARGE, UNKNOWN_SERVICE, UNKNOWN_VALUE};
+use crate::finding::{BAD_NAME, Code, NO_SERVICES, UNKNOWN_SERVICE, UNKNOWN_VALUE};
 use crate::load::Sources;
 use crate::load::report::{Report, quoted, words};
 use crate::load::structure::Gaps;
@@ -42,9 +42,6 @@ pub(crate) fn validate(
     paths::complete(&mut topology, &services, sources);
     topology
 }
-
-/// Far beyond what one machine runs; what it bounds is memory.
-const MOST_SERVICES: usize = 5_000;
 
 struct Context<'a, 's> {
     topology: &'a Topology,
@@ -98,14 +95,6 @@ impl<'a> Context<'a, '_> {
                 )
             });
         }
-        if topology.services.len() > MOST_SERVICES {
-            self.add(TOO_LARGE, self.root.get("services").key(), || {
-                (
-                    format!("the topology has more than {MOST_SERVICES} services"),
-                    "split the system into several topologies, each with a state directory of its own",
-                )
-            });
-        }
         if topology.services.is_empty() && !self.root.get("services").incomplete() && !self.root.incomplete() {
             let place = if self.root.has("services") { self.root.get("services").key() } else { self.root.place() };
             self.add(NO_SERVICES, place, || {
@@ -120,8 +109,9 @@ impl<'a> Context<'a, '_> {
         if let Some(service) = topology.services.get(name) {
             return Some(service);
         }
-        let shown = self.quoted(name);
+        let tree = self.tree;
         self.add(UNKNOWN_SERVICE, place, || {
+            let shown = quoted(tree.showable(name));
             let help = match nearest(name, topology.services.keys().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if topology.services.is_empty() => "describe it under `services:`".into(),

@@ -9,6 +9,7 @@ use crate::finding::{
 };
 use crate::load::report::one_of;
 use crate::load::suggest::nearest;
+use crate::load::tree::Place;
 use crate::topology::{BUILTINS, Service};
 use crate::units::Bytes;
 
@@ -24,12 +25,12 @@ pub(super) fn check(context: &mut Context<'_, '_>) {
 }
 
 fn naming(context: &mut Context<'_, '_>, name: &str, at: At<'_>) {
-    let shown = context.quoted(name);
     if name == GATEWAY {
         context.add(BAD_NAME, at.key(), || {
-            (format!("no service can be called {shown}: that is the caller of every route"), "choose another name")
+            (format!("no service can be called `{GATEWAY}`: that is the caller of every route"), "choose another name")
         });
     } else if !syntax::is_label(name) {
+        let shown = context.quoted(name);
         context.add(BAD_NAME, at.key(), || {
             (
                 format!("{shown} is not a name for a service"),
@@ -122,14 +123,19 @@ fn environment(context: &mut Context<'_, '_>, name: &str, service: &Service, at:
         }
     }
     for (variable, callee) in asked_for(service) {
-        let place = env.get(variable).get("urlOf").place();
+        let place = || env.get(variable).get("urlOf").place();
         called(context, name, callee, place, &format!("`{variable}` wants the address of"));
     }
 }
 
-/// `callee` is called by `name`, as `place` says.
-fn called(context: &mut Context<'_, '_>, name: &str, callee: &str, place: crate::load::tree::Place, what: &str) {
-    let Some(service) = context.service(callee, place, what) else { return };
+/// `callee` is called by `name`, as `place` says; looking that up is what costs in a service with thousands of calls.
+fn called(context: &mut Context<'_, '_>, name: &str, callee: &str, place: impl Fn() -> Place, what: &str) {
+    let fine = |service: &Service| callee != name && service.listens();
+    if context.topology.services.get(callee).is_some_and(fine) {
+        return;
+    }
+    let place = place();
+    let Some(_) = context.service(callee, place, what) else { return };
     if callee == name {
         let shown = context.quoted(name);
         context.add(SELF_CALL, place, || {
@@ -138,12 +144,12 @@ fn called(context: &mut Context<'_, '_>, name: &str, callee: &str, place: crate:
                 "let its program do so without the mesh, or name another service",
             )
         });
-    } else if !service.listens() {
+    } else {
         no_port(context, callee, place, what);
     }
 }
 
-pub(super) fn no_port(context: &mut Context<'_, '_>, callee: &str, place: crate::load::tree::Place, what: &str) {
+pub(super) fn no_port(context: &mut Context<'_, '_>, callee: &str, place: Place, what: &str) {
     let shown = context.quoted(callee);
     context.add(NO_PORT, place, || {
         (
@@ -189,8 +195,7 @@ fn health(context: &mut Context<'_, '_>, service: &Service, at: At<'_>) {
 
 fn neighbours(context: &mut Context<'_, '_>, name: &str, service: &Service, at: At<'_>) {
     for callee in service.calls.keys() {
-        let place = at.get("calls").get(callee).key();
-        called(context, name, callee, place, "`calls` names");
+        called(context, name, callee, || at.get("calls").get(callee).key(), "`calls` names");
     }
     for (index, before) in service.depends_on.iter().enumerate() {
         let place = at.get("dependsOn").nth(index).place();
