@@ -2,6 +2,7 @@
 //! columns give way, which are the ones with words in them; in a pipe nothing is trimmed.
 
 use comfy_table::{Cell as Drawn, Color, ColumnConstraint, ContentArrangement, Row, Width};
+use unicode_width::UnicodeWidthStr;
 
 const GUTTER: u16 = 3;
 /// Below this, trimming a column leaves nothing to read.
@@ -59,6 +60,13 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Whether nothing has to give way at `width`.
+    pub(crate) fn fits(&self, width: Option<u16>) -> bool {
+        let text = self.draw(None);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        width.is_none_or(|width| text.lines().all(|line| line.width() <= width.into()))
+    }
+
     /// The table as text, each line ended, trimmed to `width` where one is given.
     pub(crate) fn draw(&self, width: Option<u16>) -> String {
         if self.header.is_none() && self.rows.is_empty() {
@@ -98,23 +106,24 @@ impl Table {
     }
 }
 
-/// The widths at which columns of these widths fit into `total`: the widest give way first; where all are narrow, the last
-/// are left out.
+/// The widths at which columns of these widths fit into `total`: the widest give way, down to a width that can be read;
+/// where that is not enough, the last are left out.
 fn fit(widths: &[u16], total: Option<u16>) -> Vec<u16> {
     let mut widths = widths.to_vec();
-    let Some(total) = total else { return widths };
-    let taken = |widths: &[u16]| {
-        let shown = widths.iter().filter(|width| **width > 0);
-        shown.map(|width| u32::from(*width) + u32::from(GUTTER)).sum::<u32>().saturating_sub(GUTTER.into())
+    let Some(total) = total.map(u32::from) else { return widths };
+    let taken = |widths: &mut dyn Iterator<Item = u16>| {
+        widths.filter(|width| *width > 0).map(|width| u32::from(width + GUTTER)).sum::<u32>()
     };
-    while taken(&widths) > total.into() {
-        match widths.iter_mut().max() {
-            Some(widest) if *widest > NARROW => *widest -= 1,
-            _ => match widths.iter_mut().rev().find(|width| **width > 0) {
-                Some(last) => *last = 0,
-                None => break,
-            },
-        }
+    let available = total + u32::from(GUTTER);
+    while let Some(last) = widths.iter().rposition(|width| *width > 0)
+        && taken(&mut widths.iter().map(|width| (*width).min(NARROW))) > available
+    {
+        widths[last] = 0;
+    }
+    while taken(&mut widths.iter().copied()) > available
+        && let Some(widest) = widths.iter_mut().max()
+    {
+        *widest -= 1;
     }
     widths
 }
@@ -158,7 +167,7 @@ mod tests {
         assert_eq!(fit(&[6, 40, 50], None), [6, 40, 50]);
         assert_eq!(fit(&[6, 40, 50], Some(80)), [6, 34, 34]);
         assert_eq!(fit(&[6, 20, 6], Some(80)), [6, 20, 6]);
-        assert_eq!(fit(&[12, 12, 40], Some(30)), [12, 12, 0]);
+        assert_eq!(fit(&[20, 12, 40], Some(30)), [15, 12, 0]);
         assert_eq!(fit(&[12], Some(5)), [0]);
     }
 
