@@ -254,8 +254,11 @@ fn a_topology_may_come_from_standard_input() {
     let mut command = daemon.command(&["plan", "-"]);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("meshctl runs");
-    child.stdin.take().expect("piped").write_all(b"services: {}\n").expect("read");
+    child.stdin.take().expect("piped").write_all(b"services: { orders: { builtin: orders } }\n").expect("read");
     assert_eq!(ran(child.wait_with_output().expect("ended")).status, 0);
     let file = &daemon.asked()[0].1["sources"]["files"][0];
-    assert_eq!((&file["name"], &file["text"]), (&json!("<stdin>"), &json!("services: {}\n")));
+    assert_eq!(
+        (&file["name"], &file["text"]),
+        (&json!("<stdin>"), &json!("services: { orders: { builtin: orders } }\n"))
+    );
 }
