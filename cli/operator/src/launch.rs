@@ -172,3 +172,86 @@ fn last_lines(log: &Path, from: u64) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(ToString::to_string).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use axum::{Json, Router, routing::get};
+    use meshctl_api::place::SOCKET;
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::args::{Globals, When};
+
+    fn session(dir: &Path) -> Session {
+        let globals = Globals { state_dir: Some(dir.to_owned()), color: When::Auto, quiet: true, verbose: 0 };
+        Session::new(&globals).expect("a session")
+    }
+
+    /// An executable that does what `lines` say when it is started as a daemon.
+    fn executable(dir: &Path, lines: &str) -> PathBuf {
+        let path = dir.join("meshctl");
+        std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("written");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("executable");
+        path
+    }
+
+    #[tokio::test]
+    async fn a_started_daemon_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state_dir = dir.path().join("state");
+        // It says with which words it was started, and stays; the socket opens only after that.
+        let said = dir.path().join("said");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &said, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).expect("a pipe");
+        let executable = executable(dir.path(), &format!("echo $$ \"$@\" > {}; exec sleep 600", said.display()));
+        let daemon = async {
+            let words = tokio::fs::read_to_string(&said).await.expect("it was started");
+            let listener = UnixListener::bind(state_dir.join(SOCKET)).expect("a socket");
+            let version = serde_json::json!({
+                "version": "0", "pid": 1, "executable": "", "build": "", "startedAt": "2026-11-23T10:00:00Z", "stateDir": ""
+            });
+            let router = Router::new().route("/v1/version", get(async move || Json(version)));
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            words
+        };
+        let session = session(&state_dir);
+        let (client, words) = tokio::join!(start_from(&executable, &session), daemon);
+        assert_eq!(client.expect("it answers").version().await.expect("a version").version, "0");
+        let (pid, words) = words.trim().split_once(' ').expect("a pid and words");
+        let pid = pid.parse().ok().and_then(Pid::from_raw).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it stayed");
+        assert_eq!(words, format!("daemon --state-dir {}", state_dir.display()));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&state_dir.metadata().expect("made").permissions());
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_ends_at_once_is_a_failure_with_its_last_words() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let executable = executable(dir.path(), "echo cannot lock >&2; exit 3");
+        let state_dir = dir.path().join("state");
+        let failure = start_from(&executable, &session(&state_dir)).await.expect_err("it ended");
+        assert_eq!(failure.exit, exit::FAILURE);
+        assert!(failure.message.contains("exit status: 3"), "{}", failure.message);
+        assert_eq!(last_lines(&state_dir.join(DAEMON_LOG), 0), ["cannot lock"]);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_noticed_whoever_started_it() {
+        let mut child = Command::new("sleep").arg("600").spawn().expect("sleep runs");
+        let record = DaemonRecord {
+            pid: child.id(),
+            start_time: start_time(child.id()).expect("it runs"),
+            version: String::new(),
+        };
+        assert!(is_alive(&record));
+        assert!(!is_alive(&DaemonRecord { start_time: record.start_time + 1, ..record.clone() }), "a reused pid");
+        let process = Process::of(record.pid);
+        child.kill().expect("it ran");
+        gone(process, record.pid).await.expect("it ended");
+        assert!(!is_alive(&record), "a zombie has ended");
+        child.wait().expect("it ended");
+        gone(Process::of(record.pid), record.pid).await.expect("it is gone");
+    }
+}

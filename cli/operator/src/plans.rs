@@ -9,7 +9,7 @@ use meshctl_model::plan::{Desired, Overlay, Ports, changes, fingerprint, render}
 
 use crate::failure::Failure;
 use crate::launch;
-use crate::output::{self, BAD, BOLD, Cell, Format, GOOD, Table, document, styled};
+use crate::output::{self, BAD, BOLD, CAREFUL, Cell, Format, GOOD, Table, document, styled};
 use crate::session::Session;
 
 /// What would be done for `request`. Nothing is started or written for it.
@@ -73,22 +73,38 @@ pub(crate) fn announce(session: &Session, plan: &Plan) {
     }
 }
 
-/// The steps as a table and, below, how many there are.
+/// The steps and, below, how many there are: as a table, or where that is wider than the terminal, step by step. A plan is
+/// agreed to, so nothing of it is trimmed.
 fn draw(plan: &Plan, width: Option<u16>) -> String {
     if plan.steps.is_empty() {
         return "no changes\n".to_owned();
     }
     let mut table = Table::new(["action", "what", "why", "consequence"]);
     for step in &plan.steps {
-        let action = match step.action.as_str() {
-            "create" => Cell::good(&step.action),
-            "remove" => Cell::bad(&step.action),
-            _ => Cell::careful(&step.action),
-        };
         let what = Cell::plain(format_args!("{}/{}", step.kind, step.name));
-        table.row(vec![action, what, Cell::plain(&step.why), Cell::plain(&step.consequence)]);
+        table.row(vec![action(step), what, Cell::plain(&step.why), Cell::plain(&step.consequence)]);
     }
-    format!("{}\n{}\n", table.draw(width), summary(plan))
+    let steps = if table.fits(width) { table.draw(None) } else { plan.steps.iter().map(paragraph).collect() };
+    format!("{steps}\n{}\n", summary(plan))
+}
+
+fn action(step: &PlanStep) -> Cell {
+    match step.action.as_str() {
+        "create" => Cell::good(&step.action),
+        "remove" => Cell::bad(&step.action),
+        _ => Cell::careful(&step.action),
+    }
+}
+
+fn paragraph(step: &PlanStep) -> String {
+    let style = match step.action.as_str() {
+        "create" => GOOD,
+        "remove" => BAD,
+        _ => CAREFUL,
+    };
+    let PlanStep { action, kind, name, why, consequence } = step;
+    let action = styled(style, action);
+    format!("{action} {kind}/{name}\n    {}\n    {consequence}\n", why.replace('\n', "\n    "))
 }
 
 /// `3 changes: 2 to create, 1 to remove`.
@@ -179,6 +195,19 @@ mod tests {
         create   service/mailer    new in the topology         1 instance is started
         change   service/orders    command: ["a"] -> ["b"]     instances are replaced one at a time; no request fails
         remove   service/billing   no longer in the topology   its instances drain and stop
+
+        3 changes: 1 to change, 1 to create, 1 to remove
+        "#);
+        insta::assert_snapshot!(plain(&draw(&plan(), Some(80))), @r#"
+        create service/mailer
+            new in the topology
+            1 instance is started
+        change service/orders
+            command: ["a"] -> ["b"]
+            instances are replaced one at a time; no request fails
+        remove service/billing
+            no longer in the topology
+            its instances drain and stop
 
         3 changes: 1 to change, 1 to create, 1 to remove
         "#);

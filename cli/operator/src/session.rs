@@ -11,7 +11,7 @@ use meshctl_model::exit;
 
 use crate::args::{Globals, When};
 use crate::failure::Failure;
-use crate::output;
+use crate::{launch, output};
 
 /// One call of the command line.
 #[derive(Debug)]
@@ -53,10 +53,18 @@ impl Session {
         Ok(Client::at(&self.state_dir)?)
     }
 
+    /// The failure that a daemon is which died; `None` where none should run, or one does.
+    fn died(&self) -> Option<Failure> {
+        let record = launch::recorded(&self.state_dir).filter(|record| !launch::is_alive(record))?;
+        let message = format!("the daemon (pid {}) died; what it started runs on", record.pid);
+        let hint = "`meshctl apply FILE` starts a new one, which takes over; `meshctl down` ends everything";
+        Some(Failure::new(exit::UNREACHABLE, message).hint(hint))
+    }
+
     /// The daemon, which answers; another build than this one is worth a warning.
     pub(crate) async fn daemon(&self) -> Result<Client, Failure> {
         let client = self.client()?;
-        let version = client.version().await?;
+        let version = client.version().await.map_err(|error| self.died().unwrap_or_else(|| error.into()))?;
         if differs(&version) && !self.quiet {
             output::warn(format_args!(
                 "the daemon (pid {}) runs {}; the next `meshctl apply` replaces it",

@@ -126,8 +126,8 @@ async fn watch(client: &Client, selections: &[Selection], args: &ListArgs) -> Ou
             listing.items.retain(|item| names.is_empty() || names.contains(&item.name));
             listings.push(listing);
         }
+        let first = shown.is_empty();
         for mut listing in listings {
-            let first = shown.is_empty();
             listing.items.retain(|item| {
                 let key = format!("{}/{}", listing.kind.singular(), item.name);
                 shown.insert(key, item.value.clone()).as_ref() != Some(&item.value)

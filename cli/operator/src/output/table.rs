@@ -1,11 +1,12 @@
-//! Tables as kubectl draws them: no borders, three spaces between columns, one line a row. On a terminal the last column
-//! gives way, which is the one with words in it; in a pipe nothing is trimmed.
+//! Tables as kubectl draws them: no borders, three spaces between columns, one line a row. On a terminal the widest
+//! columns give way, which are the ones with words in them; in a pipe nothing is trimmed.
 
-use comfy_table::{Cell as Drawn, Color, ColumnConstraint, ContentArrangement, Row};
+use comfy_table::{Cell as Drawn, Color, ColumnConstraint, ContentArrangement, Row, Width};
+use unicode_width::UnicodeWidthStr;
 
 const GUTTER: u16 = 3;
-/// Below this, trimming the last column leaves nothing to read.
-const LAST_COLUMN: u16 = 12;
+/// Below this, trimming a column leaves nothing to read.
+const NARROW: u16 = 12;
 
 /// Text, and what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +28,15 @@ impl Cell {
     }
 
     pub(crate) fn good(text: impl ToString) -> Self {
-        Self { color: Some(Color::Green), ..Self::plain(text) }
+        Self { color: Some(Color::DarkGreen), ..Self::plain(text) }
     }
 
     pub(crate) fn careful(text: impl ToString) -> Self {
-        Self { color: Some(Color::Yellow), ..Self::plain(text) }
+        Self { color: Some(Color::DarkYellow), ..Self::plain(text) }
     }
 
     pub(crate) fn bad(text: impl ToString) -> Self {
-        Self { color: Some(Color::Red), ..Self::plain(text) }
+        Self { color: Some(Color::DarkRed), ..Self::plain(text) }
     }
 }
 
@@ -59,6 +60,13 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Whether nothing has to give way at `width`.
+    pub(crate) fn fits(&self, width: Option<u16>) -> bool {
+        let text = self.draw(None);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        width.is_none_or(|width| text.lines().all(|line| line.width() <= width.into()))
+    }
+
     /// The table as text, each line ended, trimmed to `width` where one is given.
     pub(crate) fn draw(&self, width: Option<u16>) -> String {
         if self.header.is_none() && self.rows.is_empty() {
@@ -79,12 +87,16 @@ impl Table {
                 None => Drawn::new(&cell.text),
             })));
         }
-        let widths = table.column_max_content_widths();
-        let columns = widths.len();
-        for column in table.column_iter_mut() {
-            column.set_padding((0, if column.index + 1 < columns { GUTTER } else { 0 }));
+        let widths = fit(&table.column_max_content_widths(), width);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(u16::MAX);
+        for (column, width) in table.column_iter_mut().zip(&widths) {
+            let gutter = if column.index + 1 < widths.len() { GUTTER } else { 0 };
+            column.set_padding((0, gutter));
+            column.set_constraint(match width {
+                0 => ColumnConstraint::Hidden,
+                _ => ColumnConstraint::Absolute(Width::Fixed(width.saturating_add(gutter))),
+            });
         }
-        fit(&mut table, &widths, width);
         let mut text = String::new();
         for line in table.lines() {
             text.push_str(line.trim_end());
@@ -94,21 +106,26 @@ impl Table {
     }
 }
 
-/// Keeps every column but the last as wide as its content, and lets the last have the rest; where that leaves too little,
-/// all give way.
-fn fit(table: &mut comfy_table::Table, widths: &[u16], width: Option<u16>) {
-    let Some(width) = width else {
-        table.set_content_arrangement(ContentArrangement::Disabled);
-        return;
+/// The widths at which columns of these widths fit into `total`: the widest give way, down to a width that can be read;
+/// where that is not enough, the last are left out.
+fn fit(widths: &[u16], total: Option<u16>) -> Vec<u16> {
+    let mut widths = widths.to_vec();
+    let Some(total) = total.map(u32::from) else { return widths };
+    let taken = |widths: &mut dyn Iterator<Item = u16>| {
+        widths.filter(|width| *width > 0).map(|width| u32::from(width + GUTTER)).sum::<u32>()
     };
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    let Some((_, kept)) = widths.split_last() else { return };
-    let taken: u16 = kept.iter().map(|column| column.saturating_add(GUTTER)).fold(0, u16::saturating_add);
-    if taken.saturating_add(LAST_COLUMN) <= width {
-        for column in table.column_iter_mut().take(kept.len()) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
+    let available = total + u32::from(GUTTER);
+    while let Some(last) = widths.iter().rposition(|width| *width > 0)
+        && taken(&mut widths.iter().map(|width| (*width).min(NARROW))) > available
+    {
+        widths[last] = 0;
     }
+    while taken(&mut widths.iter().copied()) > available
+        && let Some(widest) = widths.iter_mut().max()
+    {
+        *widest -= 1;
+    }
+    widths
 }
 
 fn one_line(cells: impl Iterator<Item = Drawn>) -> Row {
@@ -146,13 +163,22 @@ mod tests {
     }
 
     #[test]
+    fn columns_fit_a_terminal() {
+        assert_eq!(fit(&[6, 40, 50], None), [6, 40, 50]);
+        assert_eq!(fit(&[6, 40, 50], Some(80)), [6, 34, 34]);
+        assert_eq!(fit(&[6, 20, 6], Some(80)), [6, 20, 6]);
+        assert_eq!(fit(&[20, 12, 40], Some(30)), [15, 12, 0]);
+        assert_eq!(fit(&[12], Some(5)), [0]);
+    }
+
+    #[test]
     fn a_terminal_gets_one_line_a_row() {
         let text = services().draw(Some(60));
         assert!(text.contains("\u{1b}["), "states are coloured");
         insta::assert_snapshot!(plain(&text), @r"
-        NAME                         STATE    REASON
-        orders                       ready
-        inventory-with-a-long-name   failed   health check:…
+        NAME                       STATE    REASON
+        orders                     ready
+        inventory-with-a-long-n…   failed   health check: connectio…
         ");
     }
 }

@@ -36,9 +36,8 @@ fn of_service(service: &Service) -> Option<String> {
             (None, None) => format!("{name} waits"),
         },
         _ => match (laggard, &service.reason) {
-            (Some(instance), reason) => {
-                let why = instance.reason.as_ref().or(reason.as_ref());
-                let why = why.map_or_else(|| doing(instance.state).to_owned(), Clone::clone);
+            (Some(instance), _) => {
+                let why = instance.reason.as_deref().unwrap_or_else(|| doing(instance.state));
                 format!("{progress} · {}: {why}", instance.id)
             }
             (None, Some(reason)) => format!("{progress} · {reason}"),
@@ -54,6 +53,8 @@ fn of_gateway(gateway: &Gateway, wanted: u64) -> Option<String> {
         (InstanceState::Ready, None) => {
             Some(format!("{id} carries revision {} and takes over revision {wanted}", gateway.revision))
         }
+        // The reason may name it already.
+        (_, Some(reason)) if reason.contains(id.as_str()) => Some(reason.clone()),
         (_, Some(reason)) => Some(format!("{id}: {reason}")),
         (state, None) => Some(format!("{id} is {}", doing(state))),
     }

@@ -11,6 +11,7 @@ use meshctl_api::client::Watch;
 use meshctl_api::view::{Status, Told};
 use meshctl_model::event::Event;
 use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use lines::waiting;
 pub(crate) use picture::fold;
@@ -81,13 +82,15 @@ pub(crate) async fn follow(
 ) -> Result<(Ending, Option<Status>), Failure> {
     let mut status = None;
     let mut view = View::new(session.is_quiet());
-    let interrupt = tokio::signal::ctrl_c();
+    // From here on Ctrl-C ends the waiting, not this process.
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| Failure::file("cannot listen for Ctrl-C", &error))?;
     let deadline = tokio::time::sleep(timeout);
-    tokio::pin!(interrupt, deadline);
+    tokio::pin!(deadline);
     let ending = loop {
         let told = tokio::select! {
             told = watch.next() => told?,
-            _ = &mut interrupt => break Ending::Interrupted,
+            _ = interrupt.recv() => break Ending::Interrupted,
             () = &mut deadline => break Ending::TimedOut,
         };
         let Some(told) = told else { break Ending::Gone };

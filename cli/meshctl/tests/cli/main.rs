@@ -1,0 +1,7 @@
+//! The built command line against a daemon that is played: what is printed where, and with which status it ends.
+
+mod change;
+mod down;
+mod help;
+mod look;
+mod support;
