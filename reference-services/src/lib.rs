@@ -6,21 +6,19 @@
 use std::process::ExitCode;
 
 use meshctl_model::exit;
+use meshctl_model::topology::BUILTINS;
 
 mod hello;
 mod inventory;
 mod kit;
 mod orders;
 
-/// The services that [`run`] knows; the values of `builtin:` in a topology.
-pub const NAMES: [&str; 3] = ["hello", "inventory", "orders"];
-
 /// Runs one service until SIGTERM or SIGINT, and returns when the requests under way are finished.
 ///
 /// Fails with a line on stderr: 2 for an unknown name or a missing variable, 1 for anything else.
 pub fn run(name: &str) -> ExitCode {
-    if !NAMES.contains(&name) {
-        eprintln!("meshctl service: no reference service is called {name:?}; there are {}", NAMES.join(", "));
+    if !BUILTINS.contains(&name) {
+        eprintln!("meshctl service: no reference service is called {name:?}; there are {}", BUILTINS.join(", "));
         return ExitCode::from(exit::USAGE);
     }
     let kit = match kit::Kit::from_env(name) {

@@ -201,7 +201,9 @@ fn system(status: &Status) -> Vec<Check> {
         let remedy = format!("`meshctl describe service/{0}` and `meshctl logs {0}` show more", service.name);
         match service.state {
             ServiceState::Stopped if service.desired == 0 => good(format!("{} is stopped, as wanted", service.name)),
-            ServiceState::Failed | ServiceState::Degraded | ServiceState::RolledBack | ServiceState::Stopped => broken(message, remedy),
+            ServiceState::Failed | ServiceState::Degraded | ServiceState::RolledBack | ServiceState::Stopped => {
+                broken(message, remedy)
+            }
             _ => careful(message, remedy),
         }
     });

@@ -239,7 +239,8 @@ impl State {
             Step::Drain { id } => {
                 // What no gateway was told of is out already.
                 let told = self.snapshot.services.values().flat_map(|service| &service.endpoints);
-                let generation = self.observed.generation + u64::from(told.into_iter().any(|endpoint| endpoint.id == *id));
+                let generation =
+                    self.observed.generation + u64::from(told.into_iter().any(|endpoint| endpoint.id == *id));
                 self.update(id, |instance| instance.enter(Phase::Draining { generation }, now));
             }
             Step::AwaitDrained { id, .. } => self.update(id, |instance| instance.enter(Phase::Quiescing, now)),

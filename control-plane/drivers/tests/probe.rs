@@ -69,7 +69,10 @@ async fn http_answers_are_judged_by_their_status() {
 async fn who_does_not_listen_or_answer_is_named() {
     let address = nowhere().await;
     for kind in [Check::Tcp, Check::Http("/".into())] {
-        assert_eq!(check(kind, &address, LONG).await, Err(format!("nothing listens on its port: connection refused on {address}")));
+        assert_eq!(
+            check(kind, &address, LONG).await,
+            Err(format!("nothing listens on its port: connection refused on {address}"))
+        );
     }
     // The kernel accepts for it, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -12,8 +12,8 @@ use crate::instance::{Check, InstanceSpec, Probe, Program, SpecEnv};
 use crate::policy::Policy;
 use crate::snapshot::{Limits, RouteRule};
 use crate::topology::{
-    EmbeddedGateway, EnvSource, EnvValue, GatewayProvider, Health, RegistryProvider, Resources, RuntimeProvider,
-    Service, Topology,
+    EmbeddedGateway, EnvSource, EnvValue, GATEWAY_LISTEN, GatewayProvider, Health, RegistryProvider, Resources,
+    RuntimeProvider, Service, Topology,
 };
 use crate::units::{Bytes, Span};
 
@@ -137,7 +137,8 @@ fn loopback(port: u16) -> SocketAddr {
 
 /// Where requests from outside arrive when the topology does not say.
 fn listen_address(gateway: &EmbeddedGateway) -> SocketAddr {
-    gateway.listen.as_deref().and_then(|text| text.parse().ok()).unwrap_or_else(|| loopback(8080))
+    let text = gateway.listen.as_deref().unwrap_or(GATEWAY_LISTEN);
+    text.parse().unwrap_or_else(|_| loopback(8080))
 }
 
 fn reserved(topology: &Topology, gateway: &EmbeddedGateway) -> std::collections::BTreeSet<u16> {

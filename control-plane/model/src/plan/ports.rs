@@ -82,6 +82,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_range_has_two_ends_in_order() {
+        assert_eq!("20000-29999".parse(), Ok(PortRange::default()));
+        for range in ["", "1", "5-4", "0-9", "1-70000", "a-b"] {
+            assert!(range.parse::<PortRange>().is_err(), "{range}");
+        }
+    }
+
+    #[test]
     fn an_owner_keeps_its_port_and_nobody_gets_a_taken_one() {
         let mut ports = Ports { range: PortRange { first: 10, last: 13 }, offset: 3, ..Ports::default() };
         ports.busy.insert(10);

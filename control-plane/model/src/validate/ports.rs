@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Context, syntax};
 use crate::finding::{BAD_ADDRESS, BAD_PORT_RANGE, FIXED_PORT_SHARED, PORT_CLASH, PORT_IN_RANGE, ZERO};
 use crate::load::tree::Place;
+use crate::plan::PortRange;
 use crate::topology::{AUTOMATIC_PORTS, GATEWAY_LISTEN, GatewayProvider, RegistryProvider, RuntimeProvider};
 use crate::units::Bytes;
 
@@ -81,7 +82,7 @@ fn services(context: &mut Context<'_, '_>, taken: &mut Taken) {
     let RuntimeProvider::Process(runtime) = &topology.providers.runtime;
     let at = context.root.get("providers").get("runtime").get("process").get("ports");
     let text = runtime.ports.as_deref().unwrap_or(AUTOMATIC_PORTS);
-    let range = syntax::port_range(text);
+    let range = text.parse::<PortRange>().ok();
     if range.is_none() {
         let shown = context.quoted(text);
         context.add(BAD_PORT_RANGE, at.place(), || {
@@ -104,7 +105,7 @@ fn services(context: &mut Context<'_, '_>, taken: &mut Taken) {
         }
         let who = format!("the service {}", context.quoted(name));
         claim(context, taken, port, who, place, Some(place));
-        if let Some((first, last)) = range.filter(|(first, last)| (*first..=*last).contains(&port)) {
+        if let Some(PortRange { first, last }) = range.filter(|range| (range.first..=range.last).contains(&port)) {
             context.add(PORT_IN_RANGE, place, || {
                 (
                     format!("port {port} lies among the automatic ports {first}-{last}: an instance may have it when this service comes"),

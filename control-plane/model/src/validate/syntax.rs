@@ -39,13 +39,6 @@ pub(super) fn address(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
 }
 
-/// `20000-29999`: the first and the last.
-pub(super) fn port_range(text: &str) -> Option<(u16, u16)> {
-    let (first, last) = text.split_once('-')?;
-    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-    (0 < first && first <= last).then_some((first, last))
-}
-
 /// What is wrong with the path of a route.
 pub(super) fn path_fault(path: &str) -> Option<&'static str> {
     if !path.starts_with('/') {
@@ -85,10 +78,6 @@ mod tests {
         }
         for host in ["", "a:80", "*", "a.*.b", "http://a", "a..b", "-a"] {
             assert!(!is_host(host), "{host}");
-        }
-        assert_eq!(port_range("20000-29999"), Some((20000, 29999)));
-        for range in ["", "1", "5-4", "0-9", "1-70000", "a-b"] {
-            assert_eq!(port_range(range), None, "{range}");
         }
         assert!(is_label("a-1") && !is_label("A") && !is_label("a-") && !is_label("a.b") && is_name("a.b"));
     }
