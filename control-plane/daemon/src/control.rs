@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use meshctl_api::error::ApiError;
 use meshctl_api::view::{Accepted, Plan, Registration, Told};
 use meshctl_drivers::runtime::process::listening_ports;
-use meshctl_model::event::EventSeverity;
+use meshctl_model::event::{Event, EventSeverity};
 use meshctl_model::plan::{Phase, Step};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +18,7 @@ use crate::execute::{Executor, Round, SharedGateway};
 use crate::gateways;
 use crate::hub::Hub;
 use crate::monitor::Monitor;
-use crate::operate::{Asked, Planned, Wish};
+use crate::operate::{Asked, Planned, Wish, unwritable};
 use crate::report::Report;
 use crate::state::{State, Untold};
 use crate::store::Store;
@@ -142,6 +142,21 @@ impl Control {
             }
             self.state.expire_leases(now);
         }
+    }
+
+    /// Events after `after` whose subject begins with `subject`, also those that could not be written yet.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn events(&self, after: Option<u64>, subject: &str, limit: u64) -> Result<Vec<Event>, ApiError> {
+        let mut events = self.store.events(after, subject, limit).map_err(|why| unwritable(&why))?;
+        let written = events.last().map_or(after.unwrap_or(0), |event| event.id.parse().unwrap_or(0));
+        let in_memory =
+            self.state.unwritten.events.iter().filter(|event| {
+                event.id.parse().is_ok_and(|id: u64| id > written) && event.subject.starts_with(subject)
+            });
+        events.extend(in_memory.cloned());
+        Ok(events)
     }
 
     fn take(&mut self, message: Message, now: Timestamp) {

@@ -17,7 +17,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use super::{Answer, Failure, FromShared, Shared};
-use crate::operate::unwritable;
 use crate::view;
 
 /// Messages on their way to one reader; beyond them it is the hub that waits no longer.
@@ -60,17 +59,21 @@ async fn tell(shared: Shared, after: Option<u64>, to: mpsc::Sender<Result<Sse, I
     // Subscribed first: what happens while the snapshot is taken is told twice rather than never.
     let mut told = shared.hub.subscribe();
     let mut last = after;
-    if after.is_some() {
-        let missed =
-            shared.look(move |control| control.store.events(after, "", RESUMED).map_err(|why| unwritable(&why)));
-        for event in missed.await.unwrap_or_default() {
-            last = event.id.parse().ok();
-            if send(&to, last, &Told::Event(event)).await.is_err() {
-                return;
-            }
+    // One look for both: what happens between two looks would be in neither.
+    let look = shared.look(move |control| {
+        let missed = match after {
+            Some(after) => control.events(Some(after), "", RESUMED)?,
+            None => Vec::new(),
+        };
+        Ok((missed, view::status(control)))
+    });
+    let Ok((missed, snapshot)) = look.await else { return };
+    for event in missed {
+        last = event.id.parse().ok();
+        if send(&to, last, &Told::Event(event)).await.is_err() {
+            return;
         }
     }
-    let Ok(snapshot) = shared.look(|control| Ok(view::status(control))).await else { return };
     last = snapshot.last_event_id.parse().ok().max(last);
     if send(&to, last, &Told::Snapshot(snapshot)).await.is_err() {
         return;
@@ -121,6 +124,6 @@ pub async fn events(Extract(shared): FromShared, Query(query): Query<EventQuery>
     let after = event_id(query.after.as_deref())?;
     let limit = query.limit.unwrap_or(100).min(10_000);
     let subject = query.subject.unwrap_or_default();
-    let look = shared.look(move |control| control.store.events(after, &subject, limit).map_err(|why| unwritable(&why)));
+    let look = shared.look(move |control| control.events(after, &subject, limit));
     Ok(Json(List::of("Event", look.await?)))
 }
