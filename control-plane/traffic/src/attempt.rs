@@ -258,12 +258,13 @@ impl Call<'_> {
         request: &mut Option<Request<Upload>>,
         fresh: bool,
     ) -> Result<(Response<Incoming>, Sender), Failure> {
-        let idle = if fresh { None } else { peer.pool.take() };
+        let idle = if fresh { None } else { peer.pool.take().await };
         let reused = idle.is_some();
         let mut sender = match idle {
             Some(sender) => sender,
             None => {
-                let sender = pool::connect(peer.endpoint.address, self.worker).await.map_err(Failure::Connect)?;
+                let sender =
+                    pool::connect(peer.endpoint.address, &peer.pool, self.worker).await.map_err(Failure::Connect)?;
                 if peer.endpoint.ejector.is_out() {
                     self.worker.bring_back(peer);
                 }

@@ -364,7 +364,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// The response has been read to its end: its connection can serve another.
     pub(crate) fn complete(self) {
-        self.lease.peer().pool.put(self.sender, clock::now());
+        self.lease.peer().pool.put(self.sender);
     }
 }
 
