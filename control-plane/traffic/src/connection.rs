@@ -5,27 +5,26 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use meshctl_model::snapshot::{Limits, Serves};
 use tokio::net::TcpStream;
 
 use crate::forwarded::Origin;
 use crate::metrics::{Vitals, count};
+use crate::socket::Socket;
 use crate::stack;
 use crate::worker::Worker;
 
@@ -131,7 +130,8 @@ impl Life {
         }
     }
 
-    fn read(&self) {
+    /// Something was read.
+    pub(crate) fn read(&self) {
         let now = self.tick.load(Relaxed);
         self.last_read.store(now, Relaxed);
         if self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
@@ -224,7 +224,7 @@ pub(crate) async fn serve(
             Ok::<_, Infallible>(response)
         }
     });
-    let socket = Socket { io: TokioIo::new(stream), life: Arc::clone(&life) };
+    let socket = Socket::of_client(stream, Arc::clone(&life));
     let ended = if begins_as_http2 {
         let connection = live.protocols.http2.serve_connection(socket, service);
         drop(live);
@@ -279,46 +279,6 @@ async fn until_ended<C: Future>(
         connection.as_mut().poll(cx).map(Some)
     })
     .await
-}
-
-/// A client's socket that notes when it was read.
-struct Socket {
-    io: TokioIo<TcpStream>,
-    life: Arc<Life>,
-}
-
-impl Read for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.life.read();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
 }
 
 /// The vital signs of one open connection.

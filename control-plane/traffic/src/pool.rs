@@ -3,8 +3,9 @@
 //! Few busy connections carry more than many: a thousand clients need not become a thousand upstream connections, which
 //! cost both sides their caches. So beyond [`WIDTH`] a request waits for a connection that is about to come back, and
 //! nobody waits for a slow response:
-//! - when nothing has come back for [`STILL`], everybody who waits gets a connection of their own at once;
-//! - who has waited for [`PATIENCE`] gets one, too, one such request in each [`GROWTH`].
+//! - when nothing has come back for [`STILL`], as many who wait as there are connections open their own, so that a slow
+//!   instance has as many as it needs after a few of these moments;
+//! - who has waited for [`PATIENCE`] opens one, too, one such request in each [`GROWTH`].
 //!
 //! How many there can be in all is for the edge's bulkhead to say. The connection used last is used next, so that a
 //! burst's surplus grows idle and is closed.
@@ -16,19 +17,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::body::Upload;
 use crate::clock::{self, nanos};
 use crate::metrics::count;
+use crate::socket::Socket;
 use crate::worker::Worker;
 
 /// Connections that are opened without a second thought.
 const WIDTH: u32 = 32;
-const STILL: Duration = Duration::from_millis(5);
-const PATIENCE: Duration = Duration::from_millis(50);
+const STILL: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_millis(100);
 const GROWTH: Duration = Duration::from_millis(20);
 /// Shorter than what common servers allow (Node.js: 5 s): then we close first, and no request meets a connection that the
 /// other side is just closing.
@@ -115,6 +116,9 @@ impl Pool {
         let mut grown = clock::now();
         loop {
             tokio::time::sleep(STILL).await;
+            // When this thread itself was held up, what came back meanwhile is handled before it is missed.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
             let now = clock::now();
             let mut waiting = self.waiting.borrow_mut();
             waiting.retain(|waiter| !waiter.turn.is_closed());
@@ -123,7 +127,8 @@ impl Pool {
                 return;
             };
             if now.saturating_sub(self.came_back.get().max(oldest)) >= nanos(STILL) {
-                waiting.clear();
+                let as_many = waiting.len().min(self.open.get() as usize);
+                waiting.drain(..as_many);
             } else if now.saturating_sub(oldest) >= nanos(PATIENCE) && now.saturating_sub(grown) >= nanos(GROWTH) {
                 grown = now;
                 waiting.pop_front();
@@ -175,7 +180,7 @@ pub(crate) async fn connect(address: SocketAddr, pool: &Rc<Pool>, worker: &Rc<Wo
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) =
-        http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        http1::Builder::new().handshake(Socket::of_instance(stream)).await.map_err(std::io::Error::other)?;
     count(&worker.vitals().upstream_opened, 1);
     tokio::task::spawn_local(async move {
         let _open = open;
