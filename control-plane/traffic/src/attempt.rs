@@ -51,11 +51,13 @@ struct Judged<'a> {
     policy: BreakerPolicy,
     ticket: Ticket,
     verdict: Verdict,
+    /// When it was passed.
+    at: u64,
 }
 
 impl Drop for Judged<'_> {
     fn drop(&mut self) {
-        self.edge.breaker.record(&self.policy, self.ticket, self.verdict, clock::now());
+        self.edge.breaker.record(&self.policy, self.ticket, self.verdict, self.at);
     }
 }
 
@@ -98,17 +100,17 @@ impl Call<'_> {
         &self,
         mut head: request::Parts,
     ) -> Result<(Response<Incoming>, Sender, Lease), Ended> {
-        self.edge.state.budget.request(clock::now());
+        let mut began = clock::now();
+        self.edge.state.budget.request(began);
         let mut tried: Vec<Rc<Peer>> = Vec::new();
         let (mut retries, mut fresh) = (0, false);
-        let mut judged = self.judged().map_err(|wait| {
+        let mut judged = self.judged(began).map_err(|wait| {
             let why = format!("the breaker of {} is open", self.edge.state.name);
             Problem::new(Cause::BreakerOpen, why).retry_after(wait)
         })?;
         loop {
-            let peer = self.peer(&tried).await?;
+            let peer = self.peer(&tried, &mut began).await?;
             let lease = Lease::new(&peer);
-            let began = clock::now();
             let timeout = nanos(self.policy.attempt_timeout.get());
             let until = began.saturating_add(timeout).min(self.deadline.at);
             head.headers.insert(deadline::HEADER, self.deadline.header(began));
@@ -121,7 +123,7 @@ impl Call<'_> {
                     peer.endpoint.latency.record(ended - began, ended);
                     let status = response.status();
                     let failed = status.is_server_error() && !matches!(status.as_u16(), 501 | 505);
-                    self.conclude(&mut judged, if failed { Verdict::Failure } else { Verdict::Success });
+                    self.conclude(&mut judged, if failed { Verdict::Failure } else { Verdict::Success }, ended);
                     if self.repeatable && retry::wanted_after_status(&self.policy.retry, status) {
                         let after = retry::retry_after(response.headers());
                         if let Some((next, pause)) = self.again(retries, after) {
@@ -129,6 +131,7 @@ impl Call<'_> {
                             tokio::time::sleep(pause).await;
                             (judged, retries) = (next, retries + 1);
                             tried.push(peer);
+                            began = clock::now();
                             continue;
                         }
                     }
@@ -149,7 +152,7 @@ impl Call<'_> {
             let (kind, problem) = match failure {
                 Failure::Reset { stale: true, .. } if may_repeat && self.replayable() => {
                     // Nobody failed: the pool was out of date. Once more, on a connection of its own.
-                    fresh = true;
+                    (fresh, began) = (true, ended);
                     continue;
                 }
                 Failure::Connect(why) => {
@@ -166,7 +169,7 @@ impl Call<'_> {
                     if ended >= self.deadline.at {
                         // A deadline that left less than an attempt's time says nothing about the service.
                         let whole = ended - began >= timeout;
-                        self.conclude(&mut judged, if whole { Verdict::Failure } else { Verdict::Unknown });
+                        self.conclude(&mut judged, if whole { Verdict::Failure } else { Verdict::Unknown }, ended);
                         return Err(deadline::passed(&format!("{} had not begun to answer", peer.endpoint.id)).into());
                     }
                     let detail =
@@ -174,7 +177,7 @@ impl Call<'_> {
                     (RetryFailure::Timeout, Problem::new(Cause::AttemptTimeout, detail))
                 }
             };
-            self.conclude(&mut judged, Verdict::Failure);
+            self.conclude(&mut judged, Verdict::Failure, ended);
             if !(may_repeat && retry::wanted_after_failure(&self.policy.retry, kind)) {
                 return Err(problem.into());
             }
@@ -184,6 +187,7 @@ impl Call<'_> {
             }
             (judged, retries) = (next, retries + 1);
             tried.push(peer);
+            began = clock::now();
         }
     }
 
@@ -193,14 +197,14 @@ impl Call<'_> {
 
     /// # Errors
     /// How long the breaker wants us to stay away.
-    fn judged(&self) -> Result<Judged<'_>, u64> {
-        let ticket = self.edge.state.breaker.admit(&self.edge.policy.breaker, clock::now())?;
+    fn judged(&self, now: u64) -> Result<Judged<'_>, u64> {
+        let ticket = self.edge.state.breaker.admit(&self.edge.policy.breaker, now)?;
         let policy = self.edge.policy.breaker.clone();
-        Ok(Judged { edge: &self.edge.state, policy, ticket, verdict: Verdict::Unknown })
+        Ok(Judged { edge: &self.edge.state, policy, ticket, verdict: Verdict::Unknown, at: now })
     }
 
-    fn conclude(&self, judged: &mut Judged<'_>, verdict: Verdict) {
-        judged.verdict = verdict;
+    fn conclude(&self, judged: &mut Judged<'_>, verdict: Verdict, at: u64) {
+        (judged.verdict, judged.at) = (verdict, at);
         if verdict == Verdict::Failure {
             count(&self.edge.state.metrics[self.worker.index].failures, 1);
         }
@@ -218,7 +222,7 @@ impl Call<'_> {
         if nanos(pause) >= self.deadline.left(now) {
             return None;
         }
-        let judged = self.judged().ok()?;
+        let judged = self.judged(now).ok()?;
         self.edge.state.budget.take(policy, now).then(|| {
             count(&self.edge.state.metrics[self.worker.index].retries, 1);
             (judged, pause)
@@ -226,7 +230,7 @@ impl Call<'_> {
     }
 
     /// The endpoint for the next attempt, of the snapshot that is live now and not of the one that the request began with.
-    async fn peer(&self, tried: &[Rc<Peer>]) -> Result<Rc<Peer>, Problem> {
+    async fn peer(&self, tried: &[Rc<Peer>], now: &mut u64) -> Result<Rc<Peer>, Problem> {
         loop {
             let live = self.worker.live();
             let same = Rc::ptr_eq(&live, self.live);
@@ -237,7 +241,7 @@ impl Call<'_> {
             };
             let peers = &live.peers[service];
             let was_tried = |peer: &Rc<Peer>| tried.iter().any(|t| Arc::ptr_eq(&t.endpoint, &peer.endpoint));
-            if let Some(at) = balance::choose(peers, was_tried, self.worker.random(), clock::now()) {
+            if let Some(at) = balance::choose(peers, was_tried, self.worker.random(), *now) {
                 return Ok(Rc::clone(&peers[at]));
             }
             let service = &live.plan.services[service];
@@ -245,7 +249,9 @@ impl Call<'_> {
                 let why = format!("{} has no instance, and none is on its way", service.name);
                 return Err(Problem::new(Cause::NoEndpoint, why).retry_after(0));
             }
-            if timeout_at(clock::instant(self.deadline.at), self.worker.changed.notified()).await.is_err() {
+            let changed = timeout_at(clock::instant(self.deadline.at), self.worker.changed.notified()).await;
+            *now = clock::now();
+            if changed.is_err() {
                 return Err(deadline::passed(&format!("waiting for an instance of {}", service.name)));
             }
         }
@@ -258,12 +264,13 @@ impl Call<'_> {
         request: &mut Option<Request<Upload>>,
         fresh: bool,
     ) -> Result<(Response<Incoming>, Sender), Failure> {
-        let idle = if fresh { None } else { peer.pool.take() };
+        let idle = if fresh { None } else { peer.pool.take().await };
         let reused = idle.is_some();
         let mut sender = match idle {
             Some(sender) => sender,
             None => {
-                let sender = pool::connect(peer.endpoint.address, self.worker).await.map_err(Failure::Connect)?;
+                let sender =
+                    pool::connect(peer.endpoint.address, &peer.pool, self.worker).await.map_err(Failure::Connect)?;
                 if peer.endpoint.ejector.is_out() {
                     self.worker.bring_back(peer);
                 }

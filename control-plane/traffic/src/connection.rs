@@ -5,26 +5,26 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use meshctl_model::snapshot::{Limits, Serves};
 use tokio::net::TcpStream;
 
 use crate::forwarded::Origin;
 use crate::metrics::{Vitals, count};
+use crate::socket::Socket;
 use crate::stack;
 use crate::worker::Worker;
 
@@ -55,13 +55,21 @@ pub(crate) struct Life {
     last_read: AtomicU32,
     requests: AtomicU32,
     wish: AtomicU32,
+    wished_at: AtomicU32,
     http2: AtomicBool,
     waker: OnceLock<Waker>,
     tick: Arc<AtomicU32>,
 }
 
-const GRACEFULLY: u32 = 1;
-const AT_ONCE: u32 = 2;
+/// What is wished of a connection, each stronger than the one before.
+///
+/// An idle HTTP/1.1 connection cannot be closed without a risk: the client's next request may be on its way. So it is
+/// first given the time to send one, whose response then says that it is the last.
+const AFTER_NEXT: u32 = 1;
+const WHEN_IDLE: u32 = 2;
+const AT_ONCE: u32 = 3;
+/// How long a client is given to send its next request, in ticks.
+const LAST_CALL: u32 = 4;
 
 impl Life {
     pub(crate) fn new(tick: &Arc<AtomicU32>) -> Self {
@@ -71,6 +79,7 @@ impl Life {
             last_read: AtomicU32::new(now),
             requests: AtomicU32::new(0),
             wish: AtomicU32::new(0),
+            wished_at: AtomicU32::new(0),
             http2: AtomicBool::new(false),
             waker: OnceLock::new(),
             tick: Arc::clone(tick),
@@ -83,23 +92,36 @@ impl Life {
         if self.requests.load(Relaxed) > 0 {
             return;
         }
-        let head = self.head_since.load(Relaxed);
-        if head != 0 && now.wrapping_sub(head) > head_limit && !self.http2.load(Relaxed) {
+        let since = |tick: u32| now.wrapping_sub(tick);
+        let (head, last_read) = (self.head_since.load(Relaxed), self.last_read.load(Relaxed));
+        if head != 0 && since(head) > head_limit && !self.http2.load(Relaxed) {
             self.end_at_once();
-        } else if now.wrapping_sub(self.last_read.load(Relaxed)) > idle_limit {
-            self.end();
+        } else if since(last_read) > idle_limit
+            || self.ending() && since(last_read).min(since(self.wished_at.load(Relaxed))) >= LAST_CALL
+        {
+            self.wish(WHEN_IDLE);
         }
     }
 
-    /// After the present request: `Connection: close`, or GOAWAY.
+    /// After the next response: `Connection: close`, or GOAWAY.
     pub(crate) fn end(&self) {
-        self.wish.fetch_max(GRACEFULLY, Relaxed);
+        if self.wish.load(Relaxed) == 0 {
+            self.wished_at.store(self.tick.load(Relaxed), Relaxed);
+            self.wish(AFTER_NEXT);
+        }
+    }
+
+    fn ending(&self) -> bool {
+        self.wish.load(Relaxed) >= AFTER_NEXT
+    }
+
+    fn wish(&self, wish: u32) {
+        self.wish.fetch_max(wish, Relaxed);
         self.wake();
     }
 
     pub(crate) fn end_at_once(&self) {
-        self.wish.store(AT_ONCE, Relaxed);
-        self.wake();
+        self.wish(AT_ONCE);
     }
 
     fn wake(&self) {
@@ -108,7 +130,8 @@ impl Life {
         }
     }
 
-    fn read(&self) {
+    /// Something was read.
+    pub(crate) fn read(&self) {
         let now = self.tick.load(Relaxed);
         self.last_read.store(now, Relaxed);
         if self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
@@ -184,7 +207,7 @@ pub(crate) async fn serve(
     worker: Rc<Worker>,
     entrance: Rc<Entrance>,
 ) {
-    let begins_as_http2 = until_ended(&life, speaks_http2(&stream), |_| false).await;
+    let begins_as_http2 = until_ended(&life, speaks_http2(&stream), WHEN_IDLE, |_| false).await;
     let Some(begins_as_http2) = begins_as_http2 else { return };
     life.http2.store(begins_as_http2, Relaxed);
     let live = worker.live();
@@ -194,19 +217,22 @@ pub(crate) async fn serve(
         let client = Rc::clone(&client);
         async move {
             let mut response = stack::serve(&client, request).await;
+            if serving.life.ending() && !serving.life.http2.load(Relaxed) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             response.body_mut().serving(serving);
             Ok::<_, Infallible>(response)
         }
     });
-    let socket = Socket { io: TokioIo::new(stream), life: Arc::clone(&life) };
+    let socket = Socket::of_client(stream, Arc::clone(&life));
     let ended = if begins_as_http2 {
         let connection = live.protocols.http2.serve_connection(socket, service);
         drop(live);
-        until_ended(&life, connection, |c| (c.graceful_shutdown(), true).1).await
+        until_ended(&life, connection, AFTER_NEXT, |c| (c.graceful_shutdown(), true).1).await
     } else {
         let connection = live.protocols.http1.serve_connection(socket, service).with_upgrades();
         drop(live);
-        until_ended(&life, connection, |c| (c.graceful_shutdown(), true).1).await
+        until_ended(&life, connection, WHEN_IDLE, |c| (c.graceful_shutdown(), true).1).await
     };
     if let Some(Err(error)) = ended {
         tracing::debug!(%error, "a client connection ended");
@@ -231,66 +257,28 @@ async fn speaks_http2(stream: &TcpStream) -> bool {
     }
 }
 
-/// Drives a connection until it ends by itself (`Some`), or has to end at once (`None`). `end` begins a graceful end, and
-/// says whether there is anything to wait for.
-async fn until_ended<C: Future>(life: &Life, connection: C, end: impl Fn(Pin<&mut C>) -> bool) -> Option<C::Output> {
+/// Drives a connection until it ends by itself (`Some`), or has to end at once (`None`). `end` begins a graceful end when
+/// as much as `enough` is wished, and says whether there is anything to wait for.
+async fn until_ended<C: Future>(
+    life: &Life,
+    connection: C,
+    enough: u32,
+    end: impl Fn(Pin<&mut C>) -> bool,
+) -> Option<C::Output> {
     let mut connection = pin!(connection);
-    let mut asked = 0;
+    let mut asked = false;
     std::future::poll_fn(|cx| {
         life.waker.get_or_init(|| cx.waker().clone());
         let wish = life.wish.load(Relaxed);
-        if wish == AT_ONCE {
+        if wish >= AT_ONCE {
             return Poll::Ready(None);
         }
-        if wish > asked {
-            asked = wish;
-            if !end(connection.as_mut()) {
-                return Poll::Ready(None);
-            }
+        if wish >= enough && !std::mem::replace(&mut asked, true) && !end(connection.as_mut()) {
+            return Poll::Ready(None);
         }
         connection.as_mut().poll(cx).map(Some)
     })
     .await
-}
-
-/// A client's socket that notes when it was read.
-struct Socket {
-    io: TokioIo<TcpStream>,
-    life: Arc<Life>,
-}
-
-impl Read for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.life.read();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
 }
 
 /// The vital signs of one open connection.

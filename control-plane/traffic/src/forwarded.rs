@@ -3,11 +3,17 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, Entry, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HOP_BY_HOP: [HeaderName; 6] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -15,25 +21,22 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// Removes what concerns one connection only (RFC 9110, 7.6.1), the fields that `Connection` names included.
 /// `TE: trailers` may pass, because trailers do.
 pub(crate) fn end_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // Fields that frame or route the message are never the sender's to drop.
-            .filter(|name| *name != HOST && *name != http::header::CONTENT_LENGTH && *name != TE)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
+    // Most messages have none of these: one look over the names is cheaper than a search for each.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    if let Some(te) = headers.remove(TE) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // Fields that frame or route the message are never the sender's to drop.
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH && *name != TE)
+        .collect();
+    let te = headers.remove(TE);
+    named.iter().chain(&HOP_BY_HOP).for_each(|name| drop(headers.remove(name)));
+    if let Some(te) = te {
         let trailers = te.to_str().is_ok_and(|te| te.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers")));
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -57,7 +60,7 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 pub(crate) struct Origin {
     address: HeaderValue,
     node: String,
-    last: RefCell<Option<(HeaderValue, HeaderValue)>>,
+    last: RefCell<Option<(Option<HeaderValue>, HeaderValue)>>,
 }
 
 impl Origin {
@@ -75,45 +78,44 @@ impl Origin {
     /// Appends this hop to `Forwarded` (RFC 7239) and to its customary forerunners.
     pub(crate) fn tell(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         let element = self.element(host);
-        append(headers, &FORWARDED, &element);
-        append(headers, &X_FORWARDED_FOR, &self.address);
-        if let Some(host) = host
-            && !headers.contains_key(X_FORWARDED_HOST)
-        {
-            headers.insert(X_FORWARDED_HOST, host.clone());
+        append(headers, FORWARDED, &element);
+        append(headers, X_FORWARDED_FOR, &self.address);
+        if let (Some(host), Entry::Vacant(place)) = (host, headers.entry(X_FORWARDED_HOST)) {
+            place.insert(host.clone());
         }
-        if !headers.contains_key(X_FORWARDED_PROTO) {
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        if let Entry::Vacant(place) = headers.entry(X_FORWARDED_PROTO) {
+            place.insert(HeaderValue::from_static("http"));
         }
     }
 
     fn element(&self, host: Option<&HeaderValue>) -> HeaderValue {
-        let key = host.cloned().unwrap_or_else(|| HeaderValue::from_static(""));
         if let Some((last, element)) = &*self.last.borrow()
-            && *last == key
+            && last.as_ref() == host
         {
             return element.clone();
         }
         // A host that came through our checks holds nothing that would end a quoted string.
-        let host = key.to_str().ok().filter(|host| !host.is_empty());
-        let host = host.map_or(String::new(), |host| format!(";host=\"{host}\""));
-        let text = format!("for={}{host};proto=http", self.node);
+        let named = host.and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
+        let named = named.map_or(String::new(), |host| format!(";host=\"{host}\""));
+        let text = format!("for={}{named};proto=http", self.node);
         let element = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("for=unknown"));
-        *self.last.borrow_mut() = Some((key, element.clone()));
+        *self.last.borrow_mut() = Some((host.cloned(), element.clone()));
         element
     }
 }
 
 /// Adds to a list field; the usual case of no list yet shares the value instead of copying it.
-fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
-    let before: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    let joined = if before.is_empty() {
-        value.clone()
-    } else {
-        let all = [before.join(&b", "[..]), value.as_bytes().to_vec()].join(&b", "[..]);
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).unwrap_or_else(|_| value.clone())
-    };
-    headers.insert(name, joined);
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(value.clone());
+        }
+        Entry::Occupied(mut place) => {
+            let all: Vec<&[u8]> = place.iter().chain([value]).map(HeaderValue::as_bytes).collect();
+            let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(all.join(&b", "[..])));
+            place.insert(joined.unwrap_or_else(|_| value.clone()));
+        }
+    }
 }
 
 #[cfg(test)]

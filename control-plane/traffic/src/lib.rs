@@ -29,6 +29,7 @@ mod problem;
 mod rate_limit;
 mod retry;
 mod route;
+mod socket;
 mod stack;
 mod trace;
 mod upgrade;

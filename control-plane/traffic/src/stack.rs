@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
+use http::header::{CONNECTION, EXPECT, Entry, HOST, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request, uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -292,11 +292,13 @@ fn to_upstream(head: &mut request::Parts, client: &Client, trace: &Trace, host: 
     }
     head.version = Version::HTTP_11;
     head.extensions.clear();
+    // Room for what is added below: growing step by step would move everything several times.
+    head.headers.reserve(8);
     forwarded::end_hop(&mut head.headers);
     // The gateway itself says "100 Continue" when it begins to read the body.
     head.headers.remove(EXPECT);
-    if let Some(host) = host {
-        head.headers.insert(HOST, host.clone());
+    if let (Some(host), Entry::Vacant(place)) = (host, head.headers.entry(HOST)) {
+        place.insert(host.clone());
     }
     client.origin.tell(&mut head.headers, host.as_ref());
     trace.carry(&mut head.headers);
@@ -364,7 +366,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// The response has been read to its end: its connection can serve another.
     pub(crate) fn complete(self) {
-        self.lease.peer().pool.put(self.sender, clock::now());
+        self.lease.peer().pool.put(self.sender);
     }
 }
 

@@ -338,9 +338,10 @@ impl Worker {
                     return;
                 }
                 let connected =
-                    tokio::time::timeout(eject::pause(tries), pool::connect(endpoint.address, &worker)).await;
+                    tokio::time::timeout(eject::pause(tries), pool::connect(endpoint.address, &peer.pool, &worker))
+                        .await;
                 if let Ok(Ok(sender)) = connected {
-                    peer.pool.put(sender, clock::now());
+                    peer.pool.put(sender);
                     return worker.bring_back(&peer);
                 }
             }

@@ -5,6 +5,7 @@ use meshctl_model::snapshot::{GatewayEvent, GatewayStatus, Snapshot};
 
 use crate::Pending;
 
+pub mod conformance;
 pub mod embedded;
 
 /// The contract of every gateway driver; one value stands for one running gateway.
