@@ -167,6 +167,9 @@ fn offset(dir: &Path) -> u16 {
 fn leave_on_signal(messages: mpsc::Sender<Message>) -> Result<(), DaemonError> {
     let hook = |kind| signal(kind).map_err(|source| DaemonError::System { attempt: "listen for signals", source });
     let (mut terminate, mut interrupt) = (hook(SignalKind::terminate())?, hook(SignalKind::interrupt())?);
+    // The terminal that started it may close; a handler that does nothing keeps the default from ending the daemon.
+    let mut hangup = hook(SignalKind::hangup())?;
+    tokio::spawn(async move { while hangup.recv().await.is_some() {} });
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

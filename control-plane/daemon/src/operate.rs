@@ -126,13 +126,15 @@ impl State {
         let desired =
             render(&wish.topology, &wish.overlay, &mut ports).map_err(|why| ApiError::new(ErrorCode::Invalid, why))?;
         let steps: Vec<PlanStep> = changes(&self.desired, &desired).into_iter().map(PlanStep::from).collect();
+        // Where nothing is wanted a plan is the same as one made without a daemon.
+        let base_revision = if self.desired.gateway.is_some() { self.revision } else { 0 };
         let plan = Plan {
             api_version: meshctl_model::API_VERSION.into(),
             kind: "Plan".into(),
-            fingerprint: fingerprint(&wish.sources, self.revision),
+            fingerprint: fingerprint(&wish.sources, base_revision),
             changes: steps.len() as u32,
             steps,
-            base_revision: self.revision,
+            base_revision,
             sources: Some(wish.sources.clone()).filter(|sources| !sources.files.is_empty()),
         };
         Ok(Planned { wish, desired, ports, plan })
