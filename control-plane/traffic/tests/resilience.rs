@@ -356,3 +356,22 @@ async fn slow_responses_hold_nobody_up() {
         assert_eq!(answer.await.expect("joined").status(), 200);
     }
 }
+
+#[tokio::test]
+async fn retry_after_is_honoured_if_there_is_time() {
+    let origin = Origin::new(async |number, request: hyper::Request<hyper::body::Incoming>| {
+        let wait = if request.uri().path() == "/soon" { "1" } else { "3600" };
+        let mut answer = say(if number == 1 { 200 } else { 503 }, "");
+        answer.headers_mut().insert("retry-after", wait.parse().expect("a value"));
+        answer
+    })
+    .await;
+    let snapshot = with_policy(snapshot(free_address(), &[origin.address]), |p| p.deadline = Span::from_secs(60));
+    let gateway = Gateway::serving(&snapshot).await;
+    let began = Instant::now();
+    assert_eq!(ask(gateway.address, get("/soon")).await.status(), 200);
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    let answer = ask(gateway.address, get("/much-later")).await;
+    assert_eq!((answer.status().as_u16(), origin.seen()), (503, 3), "told at once, with the instance's own answer");
+    assert_eq!(answer.headers()["retry-after"], "3600");
+}
