@@ -102,7 +102,7 @@ pub fn snapshot(
         edge.address.map(|address| Listener { address, serves: Serves::Edge(name.clone()) })
     });
     let public = desired.gateway.iter().map(|gateway| Listener { address: gateway.listen, serves: Serves::Routes });
-    Snapshot {
+    let mut snapshot = Snapshot {
         topology: desired.name.clone(),
         revision,
         generation: 0,
@@ -119,5 +119,7 @@ pub fn snapshot(
             .collect(),
         services,
         limits: desired.gateway.as_ref().map(|gateway| gateway.limits.clone()).unwrap_or_default(),
-    }
+    };
+    snapshot.order_routes();
+    snapshot
 }
