@@ -84,7 +84,7 @@ async fn start_from(executable: &Path, session: &Session) -> Result<Client, Fail
 async fn answers(client: &Client, child: &mut Child, dir: &Path) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut ended: Option<(Instant, ExitStatus)> = None;
-    let mut pause = Duration::from_millis(5);
+    let mut pause = Duration::from_millis(1);
     loop {
         match client.version().await {
             Ok(_) => return Ok(()),
@@ -107,7 +107,7 @@ async fn answers(client: &Client, child: &mut Child, dir: &Path) -> Result<(), F
         }
         // Nothing tells of a socket that is about to listen; the pauses grow, so that waiting costs little.
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(100));
+        pause = (pause + Duration::from_millis(1)).min(Duration::from_millis(100));
     }
 }
 

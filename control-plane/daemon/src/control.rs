@@ -77,6 +77,9 @@ pub enum Ended {
     Left,
 }
 
+/// From the beginning of one round to the beginning of the next, at least.
+const ROUND_PAUSE: Duration = Duration::from_millis(3);
+
 /// How many messages are taken before the loop decides again: one decision for a burst.
 const BURST: usize = 256;
 
@@ -115,6 +118,7 @@ impl Control {
         self.state.awaited =
             (self.state.revision > 0 && self.state.revision_state == "applying").then_some(self.state.revision);
         loop {
+            let begun = tokio::time::Instant::now();
             self.round();
             if self.state.going_down && self.state.observed.instances.is_empty() {
                 let message = "nothing runs any more".to_owned();
@@ -124,6 +128,8 @@ impl Control {
                 return Ended::Down;
             }
             let wake = self.next_deadline();
+            // A burst of reports makes few rounds, a single one is not kept waiting.
+            tokio::time::sleep_until(begun + ROUND_PAUSE).await;
             let first = tokio::select! {
                 message = messages.recv() => message,
                 () = tokio::time::sleep(wake) => None,
@@ -329,7 +335,8 @@ impl Control {
             }
             _ => None,
         });
-        let next = waits.chain(state.registry.next_expiry()).map(|at| at.duration_since(now)).min();
+        let pushes = state.observed.gateways.values().filter_map(|link| link.next_push(state.observed.generation));
+        let next = waits.chain(pushes).chain(state.registry.next_expiry()).map(|at| at.duration_since(now)).min();
         let usual = Duration::from_secs(1);
         match next {
             Some(wait) if wait.is_negative() => Duration::from_millis(1),

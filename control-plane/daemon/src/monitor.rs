@@ -93,7 +93,12 @@ async fn check_for_ever<F: Future<Output = Result<(), String>>>(
         let pause = if ready { None } else { first.next().map(Duration::from_millis) };
         let usual = spec.health.interval.get();
         // What is not ready is looked at at least four times a second, whatever its interval.
-        let usual = if ready { usual } else { usual.min(Duration::from_millis(250)) };
+        // What failed once is soon looked at again: a frozen instance is to be known as such quickly.
+        let usual = match (ready, failures) {
+            (true, 0) => usual,
+            (true, _) => usual.min(Duration::from_millis(100)),
+            (false, _) => usual.min(Duration::from_millis(250)),
+        };
         tokio::time::sleep(pause.unwrap_or(usual)).await;
         let outcome = check().await;
         seen.store(Timestamp::now().as_millisecond(), Ordering::Relaxed);

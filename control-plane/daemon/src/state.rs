@@ -254,6 +254,7 @@ impl State {
             Step::Push { gateway } => {
                 if let Some(link) = self.observed.gateways.get_mut(gateway) {
                     link.pushing = true;
+                    link.pushed_at = Some(now);
                 }
             }
         }

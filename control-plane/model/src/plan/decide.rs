@@ -313,10 +313,8 @@ fn gateway_steps(gateways: &BTreeMap<u32, DesiredService>, observed: &Observed, 
             continue;
         };
         steps.extend(keep_alive(current, wanted, now));
-        let link = observed.gateways.get(&current.spec.id);
-        if current.phase == Phase::Ready
-            && link.is_some_and(|link| !link.pushing && link.acked_generation < observed.generation)
-        {
+        let link = observed.gateways.get(&current.spec.id).filter(|_| current.phase == Phase::Ready);
+        if link.and_then(|link| link.next_push(observed.generation)).is_some_and(|at| at <= now) {
             steps.push(Step::Push { gateway: current.spec.id.clone() });
         }
         // The successor takes the sockets over and tells the other to finish, which then ends by itself.

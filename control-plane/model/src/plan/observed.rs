@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,8 @@ pub struct GatewayLink {
     pub acked_revision: u64,
     /// A snapshot is on its way.
     pub pushing: bool,
+    /// When the last one was begun.
+    pub pushed_at: Option<Timestamp>,
     /// Why the last push was not acknowledged, or which address could not be opened.
     pub trouble: Option<String>,
     pub version: Option<String>,
@@ -134,6 +137,19 @@ pub enum Unready {
     Failing,
     /// On its way.
     Moving,
+}
+
+/// Between two pushes to one gateway: while a hundred instances become ready one after the other, a gateway is not given a
+/// hundred snapshots.
+const PUSH_PAUSE: Duration = Duration::from_millis(15);
+
+impl GatewayLink {
+    /// When the next snapshot may be pushed; `None` while one is on its way, or when `generation` is there already.
+    pub fn next_push(&self, generation: u64) -> Option<Timestamp> {
+        let due = !self.pushing && self.acked_generation < generation;
+        let paused = self.pushed_at.and_then(|at| at.checked_add(PUSH_PAUSE).ok());
+        due.then_some(paused.unwrap_or(Timestamp::MIN))
+    }
 }
 
 impl Instance {
