@@ -72,7 +72,8 @@ impl State {
         observed.services.extend(remembered.services);
         observed.instances.extend(remembered.instances.into_iter().map(|i| (i.spec.id.clone(), i)));
         let ports = Ports { assigned: remembered.ports, offset, ..Ports::default() };
-        let mut registry = Catalogue::default();
+        // Milliseconds since 1970 are beyond every index of a predecessor, which rose by less than one in each.
+        let mut registry = Catalogue::beyond(Timestamp::now().as_millisecond().unsigned_abs());
         for lease in remembered.leases {
             restore_lease(&mut registry, lease);
         }

@@ -29,7 +29,13 @@ struct Service {
 }
 
 impl Catalogue {
-    /// See [`crate::registry::Registry::register`].
+    /// An empty one whose index begins beyond `index`, so that who watched its predecessor is answered.
+    pub fn beyond(index: u64) -> Self {
+        Self { index, floor: index, ..Self::default() }
+    }
+
+    /// Puts an endpoint in, or gives it a new address. An instance begins out, until [`Catalogue::mark`] says that it is ready;
+    /// a lease begins in, and registering it again renews it.
     ///
     /// # Errors
     /// [`RegistryError::Taken`].
@@ -64,19 +70,7 @@ impl Catalogue {
         Ok(endpoint)
     }
 
-    /// See [`crate::registry::Registry::renew`].
-    ///
-    /// # Errors
-    /// [`RegistryError::Unknown`], also for an instance.
-    pub fn renew(&mut self, service: &str, id: &str, now: Timestamp) -> Result<Endpoint, RegistryError> {
-        let mut endpoint = self.get(service, id, now)?.clone();
-        let Source::Lease { length, .. } = endpoint.source else { return Err(unknown(service, id)) };
-        endpoint.source = Source::Lease { expires_at: after(now, length), length };
-        self.put(endpoint.clone(), false);
-        Ok(endpoint)
-    }
-
-    /// See [`crate::registry::Registry::mark`].
+    /// Tells the outcome of a check: in, or out with the reason.
     ///
     /// # Errors
     /// [`RegistryError::Unknown`].
@@ -100,7 +94,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// See [`crate::registry::Registry::deregister`].
+    /// Takes an endpoint out for good; one that is not there is gone already.
     pub fn deregister(&mut self, service: &str, id: &str) {
         let Some(found) = self.services.get_mut(service) else { return };
         if found.endpoints.remove(id).is_some() {
@@ -202,7 +196,6 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Move {
         Register { service: u8, id: u8, address: u8, lease: Option<u8> },
-        Renew { service: u8, id: u8 },
         Mark { service: u8, id: u8, outcome: Result<(), u8> },
         Deregister { service: u8, id: u8 },
         Expire,
@@ -213,7 +206,6 @@ mod tests {
         let one = prop_oneof![
             (name(), 0..2u8, proptest::option::of(1..20u8))
                 .prop_map(|((service, id), address, lease)| { Move::Register { service, id, address, lease } }),
-            name().prop_map(|(service, id)| Move::Renew { service, id }),
             (name(), prop_oneof![Just(Ok(())), (0..2u8).prop_map(Err)])
                 .prop_map(|((service, id), outcome)| Move::Mark { service, id, outcome }),
             name().prop_map(|(service, id)| Move::Deregister { service, id }),
@@ -254,13 +246,6 @@ mod tests {
                         if let Ok(endpoint) = catalogue.register(&registration, now) {
                             prop_assert_eq!(&endpoint.address, &registration.address);
                             prop_assert_eq!(endpoint.source == Source::Instance, lease.is_none());
-                        }
-                    }
-                    Move::Renew { service, id } => {
-                        if let Ok(Endpoint { source: Source::Lease { expires_at, length }, .. }) =
-                            catalogue.renew(&service.to_string(), &id.to_string(), now)
-                        {
-                            prop_assert_eq!(expires_at, now + length);
                         }
                     }
                     Move::Mark { service, id, outcome } => {
