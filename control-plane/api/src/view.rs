@@ -182,7 +182,7 @@ pub struct Edge {
     pub deadline_ms: u64,
     pub attempt_timeout_ms: u64,
     pub retries: u32,
-    /// The worst among the gateways: `closed`, `halfOpen`, `open`.
+    /// The worst among the gateways: `closed`, `halfOpen`, `open`; `unknown` when none answers.
     pub breaker: String,
     pub in_flight: u64,
     pub requests: u64,

@@ -19,12 +19,7 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
     let (known, unknown): (Vec<Found>, Vec<Found>) =
         found.into_iter().partition(|found| state.observed.instances.contains_key(&found.spec.id));
     for stranger in unknown {
-        let id = stranger.spec.id;
-        if matches!(stranger.state, FoundState::Running(_)) {
-            state.warn("instance.orphan", format!("instance/{id}"), format!("{id} runs and is not known; ending it"));
-        }
-        runtime.stop(&id).await?;
-        runtime.remove(&id).await?;
+        end_stranger(state, stranger, runtime);
     }
 
     let mut missing: std::collections::BTreeSet<String> = state.observed.instances.keys().cloned().collect();
@@ -50,6 +45,25 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
         state.info("daemon.adopted", "system".into(), format!("{adopted} running instances were taken over"));
     }
     Ok(())
+}
+
+/// Nobody remembers it: it is ended, while everything else goes on. Its id is not given to another.
+fn end_stranger(state: &mut State, stranger: Found, runtime: &SharedRuntime) {
+    let id = stranger.spec.id;
+    if matches!(stranger.state, FoundState::Running(_)) {
+        state.warn("instance.orphan", format!("instance/{id}"), format!("{id} runs and is not known; ending it"));
+    }
+    if let Some(ordinal) = id.rsplit('-').next().and_then(|text| text.parse::<u64>().ok()) {
+        state.record(&stranger.spec.service, |record| record.next_ordinal = record.next_ordinal.max(ordinal + 1));
+    }
+    let runtime = SharedRuntime::clone(runtime);
+    tokio::spawn(async move {
+        if let Err(why) = runtime.stop(&id).await {
+            tracing::error!(%why, "a stranger could not be ended");
+        } else if let Err(why) = runtime.remove(&id).await {
+            tracing::warn!(%why, "the files of a stranger could not be removed");
+        }
+    });
 }
 
 /// It runs: what was under way with it when the daemon ended is begun again.

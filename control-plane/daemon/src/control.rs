@@ -156,6 +156,9 @@ impl Control {
     /// When the store cannot be read.
     pub fn events(&self, after: Option<u64>, subject: &str, limit: u64) -> Result<Vec<Event>, ApiError> {
         let mut events = self.store.events(after, subject, limit).map_err(|why| unwritable(&why))?;
+        if events.len() as u64 >= limit {
+            return Ok(events);
+        }
         let written = events.last().map_or(after.unwrap_or(0), |event| event.id.parse().unwrap_or(0));
         let in_memory =
             self.state.unwritten.events.iter().filter(|event| {
@@ -175,7 +178,7 @@ impl Control {
                 let outcome = self.accept(wish, fingerprint.as_deref(), asked, now);
                 drop(reply.send(outcome));
             }
-            Message::Down { asked, reply } => drop(reply.send(Ok(self.state.down(&asked)))),
+            Message::Down { asked, reply } => drop(reply.send(Ok(self.state.down(&asked, &mut self.store)))),
             Message::Register { service, id, registration, reply } => {
                 drop(reply.send(self.state.register(&service, &id, &registration, now)));
             }
@@ -216,7 +219,7 @@ impl Control {
         let begun = self.state.next_steps(now, || listening_ports().unwrap_or_default());
         self.watch();
         let touched = self.state.untold.services.clone();
-        self.state.settle(&touched, now);
+        self.state.settle(&touched);
         self.write();
         self.tell();
         self.execute(begun);
@@ -328,14 +331,18 @@ impl Control {
         let state = &self.state;
         let waits = state.observed.instances.values().filter_map(|instance| match instance.phase {
             Phase::BackingOff { until } => Some(until),
-            Phase::Starting => {
+            Phase::Starting if !instance.being_started() => {
                 let service = state.desired.services.get(&instance.spec.service);
                 let limit = service.map_or(Duration::from_secs(15), |service| service.start_timeout.get());
                 instance.since.checked_add(limit).ok()
             }
             _ => None,
         });
-        let pushes = state.observed.gateways.values().filter_map(|link| link.next_push(state.observed.generation));
+        let current = state.observed.of(meshctl_model::GATEWAY).filter(|gateway| {
+            gateway.phase == Phase::Ready && state.gateways.values().any(|wanted| wanted.hash == gateway.hash)
+        });
+        let pushes = current
+            .filter_map(|gateway| state.observed.gateways.get(&gateway.spec.id)?.next_push(state.observed.generation));
         let next = waits.chain(pushes).chain(state.registry.next_expiry()).map(|at| at.duration_since(now)).min();
         let usual = Duration::from_secs(1);
         match next {

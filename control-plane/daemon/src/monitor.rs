@@ -1,7 +1,7 @@
 //! Watches one running instance: tells when it ends, and when its checks change their mind.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,6 +17,9 @@ use crate::report::Report;
 
 /// The pauses between checks of an instance that is not ready yet: short at first, since most are ready in milliseconds.
 const FIRST_CHECKS: [u64; 6] = [2, 5, 10, 20, 50, 100];
+
+/// How long a gateway may take to say how it is.
+const GATEWAY_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A watch that ends when it is dropped.
 #[derive(Debug)]
@@ -45,8 +48,14 @@ impl Monitor {
                     let gateway = executor.gateway(&spec);
                     // Heard before it counts as ready, so that nothing that happens there is missed.
                     let events = listen(&gateway).await;
+                    let last = Mutex::new(None);
                     tokio::join!(
-                        check_for_ever(&spec, ready, &seen, &executor.reports, || gateway_answers(&gateway)),
+                        check_for_ever(&spec, ready, &seen, &executor.reports, || look(
+                            &spec.id,
+                            &gateway,
+                            &executor.reports,
+                            &last
+                        )),
                         hand_on(&spec.id, &gateway, events, &executor.reports)
                     );
                 } else {
@@ -74,8 +83,26 @@ impl Monitor {
     }
 }
 
-async fn gateway_answers(gateway: &SharedGateway) -> Result<(), String> {
-    gateway.status().await.map(|_| ()).map_err(|why| why.to_string())
+/// What of a gateway's status the control loop is told of: generation, refused listeners, ejected endpoints.
+type Told = (u64, usize, Vec<String>);
+
+/// Asks a gateway for its status, and hands it on where it says something new.
+async fn look(
+    id: &str,
+    gateway: &SharedGateway,
+    reports: &Sender<Message>,
+    last: &Mutex<Option<Told>>,
+) -> Result<(), String> {
+    let status = tokio::time::timeout(GATEWAY_ANSWERS, gateway.status()).await;
+    let status = status.map_err(|_| format!("no answer within {GATEWAY_ANSWERS:?}"))?.map_err(|why| why.to_string())?;
+    let ejected = status.ejected.iter().map(|ejection| ejection.endpoint.clone()).collect();
+    let told = Some((status.generation, status.refused.len(), ejected));
+    let news = std::mem::replace(&mut *last.lock().unwrap_or_else(PoisonError::into_inner), told.clone()) != told;
+    if news {
+        // A closed channel means that the daemon is ending.
+        let _ = reports.send(Message::Report(Report::Seen { gateway: id.to_owned(), status })).await;
+    }
+    Ok(())
 }
 
 async fn check_for_ever<F: Future<Output = Result<(), String>>>(

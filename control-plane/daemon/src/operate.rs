@@ -1,5 +1,6 @@
 //! What operators ask for. Each is checked, planned, saved, and only then wanted.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,6 +32,8 @@ pub struct Wish {
     pub cause: &'static str,
     /// What the plan's fingerprint is made of, beside the revision.
     pub sources: Sources,
+    /// The operator's variables that the topology was made with.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// A wish with everything that follows from it. Nothing has changed yet.
@@ -49,7 +52,8 @@ impl State {
         let names = |name: &String| topology.services.get(name);
         overlay.replicas.retain(|name, _| names(name).is_some_and(|service| service.replicas.is_none()));
         overlay.restarts.retain(|name, _| names(name).is_some());
-        Wish { topology, overlay, cause: "apply", sources }
+        let environment = sources.environment.clone();
+        Wish { topology, overlay, cause: "apply", sources, environment }
     }
 
     /// # Errors
@@ -84,7 +88,8 @@ impl State {
     }
 
     fn wish_again(&self, overlay: Overlay, cause: &'static str) -> Wish {
-        Wish { topology: self.topology.clone(), overlay, cause, sources: Sources::default() }
+        let (topology, environment) = (self.topology.clone(), self.environment.clone());
+        Wish { topology, overlay, cause, sources: Sources::default(), environment }
     }
 
     /// # Errors
@@ -102,7 +107,8 @@ impl State {
             return Err(missing());
         }
         let (_, body) = store.revision(wanted).map_err(|why| unwritable(&why))?.ok_or_else(missing)?;
-        Ok(Wish { topology: body.topology, overlay: body.overlay, cause: "undo", sources: Sources::default() })
+        let RevisionBody { topology, overlay, environment, .. } = body;
+        Ok(Wish { topology, overlay, cause: "undo", sources: Sources::default(), environment })
     }
 
     fn known_service(&self, name: &str) -> Result<&meshctl_model::topology::Service, ApiError> {
@@ -125,7 +131,11 @@ impl State {
         let mut ports = Ports { busy, ..self.ports.clone() };
         let desired =
             render(&wish.topology, &wish.overlay, &mut ports).map_err(|why| ApiError::new(ErrorCode::Invalid, why))?;
-        let steps: Vec<PlanStep> = changes(&self.desired, &desired).into_iter().map(PlanStep::from).collect();
+        let mut steps: Vec<PlanStep> = changes(&self.desired, &desired).into_iter().map(PlanStep::from).collect();
+        steps.extend(self.retries(&desired));
+        for step in &mut steps {
+            step.why = masked(&step.why, &self.environment, &wish.environment);
+        }
         // Where nothing is wanted a plan is the same as one made without a daemon.
         let base_revision = if self.desired.gateway.is_some() { self.revision } else { 0 };
         let plan = Plan {
@@ -138,6 +148,23 @@ impl State {
             sources: Some(wish.sources.clone()).filter(|sources| !sources.files.is_empty()),
         };
         Ok(Planned { wish, desired, ports, plan })
+    }
+
+    /// Applying what is wanted already is the wish to try what failed once more.
+    fn retries(&self, desired: &Desired) -> Vec<PlanStep> {
+        let failing = desired.services.iter().filter_map(|(name, service)| {
+            let failing = self.observed.services.get(name)?.failing.as_ref()?;
+            (failing.hash == service.hash && self.desired.services.contains_key(name)).then_some((name, failing))
+        });
+        failing
+            .map(|(name, failing)| PlanStep {
+                action: "retry".into(),
+                kind: "service".into(),
+                name: name.clone(),
+                why: failing.reason.clone(),
+                consequence: "it is tried again".into(),
+            })
+            .collect()
     }
 
     /// Makes a plan what is wanted. Saved first: what was answered survives everything.
@@ -157,7 +184,8 @@ impl State {
         }
         let Planned { wish, desired, ports, plan } = planned;
         let last_event_id = self.last_event.to_string();
-        if plan.changes > 0 || self.revision == 0 || self.revision_state == "down" {
+        let changed = plan.steps.iter().any(|step| step.action != "retry");
+        if changed || self.revision == 0 || self.revision_state == "down" {
             let revision = last_revision(store)?.max(self.revision) + 1;
             let row = RevisionRow {
                 revision,
@@ -167,7 +195,8 @@ impl State {
                 cause: wish.cause.into(),
                 state: "applying".into(),
             };
-            let body = RevisionBody { topology: wish.topology, overlay: wish.overlay, desired };
+            let Wish { topology, overlay, environment, .. } = wish;
+            let body = RevisionBody { topology, overlay, environment, desired };
             let ports_now = Some(ports.assigned.clone());
             let change = Changes { revision: Some((row, body.clone())), ports: ports_now, ..Changes::default() };
             store.commit(&change).map_err(|why| unwritable(&why))?;
@@ -175,6 +204,7 @@ impl State {
             self.revision_state = "applying";
             self.topology = body.topology;
             self.overlay = body.overlay;
+            self.environment = body.environment;
             let removed = self.desired.services.keys().filter(|name| !body.desired.services.contains_key(*name));
             self.untold.services.extend(removed.cloned());
             self.untold.services.extend(body.desired.services.keys().cloned());
@@ -232,7 +262,7 @@ impl State {
     }
 
     /// From here on nothing is wanted.
-    pub fn down(&mut self, asked: &Asked) -> Accepted {
+    pub fn down(&mut self, asked: &Asked, store: &mut Store) -> Accepted {
         let last_event_id = self.last_event.to_string();
         let empty = Desired { name: self.desired.name.clone(), ports: self.desired.ports, ..Desired::default() };
         let steps: Vec<PlanStep> = changes(&self.desired, &empty).into_iter().map(PlanStep::from).collect();
@@ -250,8 +280,17 @@ impl State {
         self.going_down = true;
         self.awaited = None;
         self.revision_state = "down";
-        self.unwritten.revision_state = true;
         self.untold.system = true;
+        let saved = Changes { revision_states: vec![(self.revision, "down")], ..Changes::default() };
+        // A full disk is no reason to keep everything running: it is written when there is room again, at the end at last.
+        if let Err(why) = store.commit(&saved) {
+            self.unwritten.revision_state = true;
+            self.warn(
+                "store.unwritable",
+                "system".into(),
+                format!("that the system goes down is not saved yet: {why}"),
+            );
+        }
         let data = json!({"by": asked.by, "reason": asked.reason});
         let message = format!("{} takes the system down", asked.by);
         let severity = meshctl_model::event::EventSeverity::Info;
@@ -274,6 +313,12 @@ impl State {
             let message =
                 format!("cannot register {id} of {service}: `{}` is not an address: {why}", registration.address);
             return Err(ApiError::new(ErrorCode::Invalid, message).hint("write ADDRESS:PORT, such as 127.0.0.1:9000"));
+        }
+        let ours = id.strip_prefix(service).and_then(|rest| rest.strip_prefix('-'));
+        if ours.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit())) {
+            let message =
+                format!("cannot register {id} of {service}: names of that form are those of instances started here");
+            return Err(ApiError::new(ErrorCode::Conflict, message).hint("choose another name"));
         }
         let default = if self.desired.lease.as_millis() == 0 { 30_000 } else { self.desired.lease.as_millis() };
         let length = Duration::from_millis(registration.lease_ms.unwrap_or(default).clamp(1, 86_400_000));
@@ -315,6 +360,12 @@ impl State {
             self.unwritten.leases.insert((lease.service, lease.id));
         }
     }
+}
+
+/// Values of the operator's variables may be secrets: what was written as `${NAME}` is shown as that.
+fn masked(text: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> String {
+    let shown = old.iter().chain(new).filter(|(_, value)| value.len() > 2);
+    shown.fold(text.to_owned(), |text, (name, value)| text.replace(value.as_str(), &format!("${{{name}}}")))
 }
 
 fn refused(why: &drivers::RegistryError) -> ApiError {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use meshctl_drivers::gateway::GatewayError;
 use meshctl_drivers::runtime::{Running, RuntimeError};
 use meshctl_model::instance::Exit;
-use meshctl_model::plan::{AfterStop, CRASH_LOOP, Failing, Phase};
+use meshctl_model::plan::{AfterStop, CRASH_LOOP, Failing, GatewayLink, Phase};
 use meshctl_model::snapshot::{BreakerState, GatewayEvent, GatewayStatus};
 use serde_json::json;
 
@@ -42,6 +42,11 @@ pub enum Report {
         gateway: String,
         outcome: Result<GatewayStatus, GatewayError>,
     },
+    /// What a gateway says of itself differs from what it said before.
+    Seen {
+        gateway: String,
+        status: GatewayStatus,
+    },
     Told {
         gateway: String,
         event: GatewayEvent,
@@ -51,10 +56,13 @@ pub enum Report {
 impl State {
     pub fn fold(&mut self, report: Report, now: Timestamp) {
         match report {
-            Report::Started { id, outcome: Ok(running) } => self.update(&id, |instance| {
-                instance.process = Some(running.process);
-                instance.started_at = Some(running.started_at);
-            }),
+            Report::Started { id, outcome: Ok(running) } => {
+                self.unlink(&id);
+                self.update(&id, |instance| {
+                    instance.process = Some(running.process);
+                    instance.started_at = Some(running.started_at);
+                });
+            }
             Report::Started { id, outcome: Err(why) } => self.unstartable(&id, &why, now),
             Report::Checked { id, outcome } => self.checked(&id, outcome, now),
             Report::Exited { id, exit, log } => self.exited(&id, &exit, log, now),
@@ -62,11 +70,16 @@ impl State {
                 if let Some(trouble) = trouble {
                     self.warn("instance.drainOverdue", subject(&id), format!("{id} did not drain: {trouble}"));
                 }
-                // Stopping it is the next step; it is decided like every other.
-                self.update(&id, |instance| instance.enter(Phase::Drained, now));
+                // Stopping it is the next step; it is decided like every other. It may have been begun already.
+                self.update(&id, |instance| {
+                    if instance.phase == Phase::Quiescing {
+                        instance.enter(Phase::Drained, now);
+                    }
+                });
             }
             Report::Stopped { id, outcome, log } => self.stopped(&id, outcome, log, now),
             Report::Pushed { gateway, outcome } => self.pushed(&gateway, outcome),
+            Report::Seen { gateway, status } => self.seen(&gateway, status),
             Report::Told { gateway, event } => self.told(&gateway, event),
         }
     }
@@ -120,6 +133,7 @@ impl State {
     fn ended(&mut self, id: &str, exit: &Exit, log: Vec<String>, hopeless: bool, now: Timestamp) {
         let Some(instance) = self.observed.instances.get(id) else { return };
         let never_ready = matches!(instance.phase, Phase::Starting);
+        self.unlink(id);
         let mut forget = false;
         self.update(id, |instance| forget = instance.ended(exit, now));
         if forget {
@@ -137,15 +151,16 @@ impl State {
     }
 
     fn failing(&mut self, service: &str, failing: Failing) {
+        let wanted = self.desired.services.get(service).map(|wanted| wanted.hash.clone());
         let known = self.observed.services.get(service).and_then(|record| record.failing.as_ref());
-        if known.is_some_and(|known| known.hash == failing.hash) {
+        // That the wanted form failed stays known while the former one fails too, or the two would take turns.
+        if known.is_some_and(|known| known.hash == failing.hash || Some(&known.hash) == wanted.as_ref()) {
             return;
         }
         let subject = format!("service/{service}");
         let data = json!({"reason": failing.reason, "log": failing.log});
         let severity = meshctl_model::event::EventSeverity::Error;
         self.event(severity, "service.failing", subject.clone(), failing.reason.clone(), data);
-        let wanted = self.desired.services.get(service).map(|wanted| wanted.hash.clone());
         let good = self.observed.services.get(service).and_then(|record| record.good.as_ref());
         if wanted == Some(failing.hash.clone()) && good.is_some_and(|good| good.hash != failing.hash) {
             let message = format!("{service} goes back to what was ready before");
@@ -190,29 +205,42 @@ impl State {
     fn pushed(&mut self, gateway: &str, outcome: Result<GatewayStatus, GatewayError>) {
         let Some(link) = self.observed.gateways.get_mut(gateway) else { return };
         link.pushing = false;
-        let before = link.trouble.clone();
         match outcome {
-            Ok(status) => {
-                link.acked_generation = status.generation;
-                link.acked_revision = status.revision;
-                link.version = Some(status.version);
-                link.trouble = match status.refused.as_slice() {
-                    [] => None,
-                    refused => {
-                        let each = refused.iter().map(|(address, why)| format!("cannot listen on {address}: {why}"));
-                        Some(each.collect::<Vec<_>>().join("; "))
-                    }
-                };
-            }
-            Err(why) => link.trouble = Some(why.to_string()),
+            Ok(status) => self.seen(gateway, status),
+            Err(why @ GatewayError::Refused { .. }) => self.trouble(gateway, Some(why.to_string())),
+            // It ended, or does not answer, which its monitor sees as well; it is pushed again when it is ready.
+            Err(why) => tracing::warn!(%why, "a snapshot was not acknowledged"),
         }
-        let trouble = link.trouble.clone();
-        if trouble != before
-            && let Some(trouble) = trouble
-        {
+    }
+
+    /// What a gateway says is what counts, whatever it was sent.
+    fn seen(&mut self, gateway: &str, status: GatewayStatus) {
+        let Some(link) = self.observed.gateways.get_mut(gateway) else { return };
+        link.acked_generation = status.generation;
+        link.acked_revision = status.revision;
+        link.version = Some(status.version);
+        link.ejected = status.ejected.into_iter().map(|ejection| (ejection.endpoint, ejection.reason)).collect();
+        // It knows a generation that was forgotten here, as after a power cut: the next one is beyond it.
+        self.observed.generation = self.observed.generation.max(status.generation);
+        let refused = status.refused.iter().map(|(address, why)| format!("cannot listen on {address}: {why}"));
+        let refused = refused.collect::<Vec<_>>().join("; ");
+        self.trouble(gateway, Some(refused).filter(|text| !text.is_empty()));
+    }
+
+    fn trouble(&mut self, gateway: &str, trouble: Option<String>) {
+        let Some(link) = self.observed.gateways.get_mut(gateway) else { return };
+        let before = std::mem::replace(&mut link.trouble, trouble.clone());
+        if let Some(trouble) = trouble.filter(|trouble| before.as_ref() != Some(trouble)) {
             self.warn("gateway.trouble", subject(gateway), trouble);
         }
         self.untold.gateways.insert(gateway.to_owned());
+    }
+
+    /// A process that starts or ends has acknowledged nothing.
+    fn unlink(&mut self, id: &str) {
+        if let Some(link) = self.observed.gateways.get_mut(id) {
+            *link = GatewayLink { slot: link.slot, ..GatewayLink::default() };
+        }
     }
 
     fn told(&mut self, gateway: &str, event: GatewayEvent) {

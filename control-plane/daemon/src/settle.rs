@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use meshctl_model::event::EventSeverity;
 use meshctl_model::plan::{DesiredService, Phase, Unready};
 use serde_json::json;
@@ -22,12 +21,13 @@ struct Outstanding {
 
 impl State {
     /// Notes what has become ready, and tells the outcome of a change when there is one.
-    pub fn settle(&mut self, touched: &BTreeSet<String>, now: Timestamp) {
+    pub fn settle(&mut self, touched: &BTreeSet<String>) {
         for name in touched {
-            self.note_good(name, now);
+            self.note_good(name);
         }
         let outstanding = self.outstanding();
-        let ready = self.revision > 0
+        // Where nothing is wanted nothing is missing, and yet nothing is ready.
+        let ready = self.desired.gateway.is_some()
             && !self.going_down
             && !outstanding.moving
             && outstanding.failures.is_empty()
@@ -66,7 +66,7 @@ impl State {
     }
 
     /// A service that is wholly ready has a form to go back to.
-    fn note_good(&mut self, name: &str, _now: Timestamp) {
+    fn note_good(&mut self, name: &str) {
         let Some(wanted) = self.desired.services.get(name).cloned() else { return };
         if self.desired.unready(name, &self.observed).is_none() {
             self.record(name, |record| {

@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 use crate::gateways;
 use crate::report::Report;
 use crate::state::State;
-use crate::store::Remembered;
+use crate::store::{Remembered, RevisionBody, RevisionRow, Store};
 
 /// What really runs, beside what the daemon believes.
 struct World {
@@ -84,7 +84,7 @@ impl World {
         state.gateways = gateways::templates(state.desired.gateway.as_ref(), std::path::Path::new("/s"), "build");
         let steps = state.next_steps(self.now, BTreeSet::new);
         let touched = std::mem::take(&mut state.untold).services;
-        state.settle(&touched, self.now);
+        state.settle(&touched);
         let snapshot = state.snapshot.as_ref().clone();
         self.under_way.extend(steps.into_iter().map(|step| (step, snapshot.clone())));
         self.check();
@@ -135,7 +135,11 @@ impl World {
                 // A gateway that is down calls nobody; when it comes back, a refused connection is tried elsewhere.
                 let links = &self.state.observed.gateways;
                 let up = |slot: u32| links.iter().any(|(id, link)| link.slot == slot && self.running.contains_key(id));
-                let looping = self.state.observed.of(meshctl_model::GATEWAY).any(|gateway| gateway.failures >= 3);
+                let looping = self
+                    .state
+                    .observed
+                    .of(meshctl_model::GATEWAY)
+                    .any(|gateway| gateway.failures >= 3 && gateway.phase != Phase::Ready);
                 for (slot, live) in self.live.iter().filter(|(slot, _)| up(**slot) && !looping) {
                     let still = live.services.values().flat_map(|s| &s.endpoints).any(|endpoint| endpoint.id == id);
                     assert!(!still, "{id} is drained while gateway {slot} still calls it");
@@ -217,15 +221,8 @@ impl World {
             }
         }
         let old = std::mem::replace(&mut self.state, State::restore(Remembered::default(), 0));
+        self.state = State::restore(written(old), 0);
         let state = &mut self.state;
-        state.observed.instances = old.observed.instances;
-        state.observed.services = old.observed.services;
-        state.observed.generation = old.observed.generation;
-        state.ports = old.ports;
-        state.desired = old.desired;
-        state.revision = old.revision;
-        state.revision_state = old.revision_state;
-        state.awaited = Some(old.revision);
         for id in state.observed.instances.keys().cloned().collect::<Vec<_>>() {
             let spec = &state.observed.instances[&id].spec;
             if spec.service == meshctl_model::GATEWAY {
@@ -256,6 +253,33 @@ impl World {
         }
         let under_way: Vec<_> = self.under_way.iter().map(|(step, _)| step).collect();
         panic!("it never comes to rest: {:#?}, under way: {under_way:#?}", self.state.observed);
+    }
+}
+
+/// What a daemon that dies leaves behind in its store.
+fn written(state: State) -> Remembered {
+    let row = RevisionRow {
+        revision: state.revision,
+        created_at: Timestamp::MIN,
+        by: String::new(),
+        reason: None,
+        cause: "apply".into(),
+        state: state.revision_state.into(),
+    };
+    let body = RevisionBody {
+        topology: state.topology,
+        overlay: state.overlay,
+        environment: state.environment,
+        desired: state.desired,
+    };
+    Remembered {
+        revision: Some((row, body)),
+        instances: state.observed.instances.into_values().collect(),
+        services: state.observed.services.into_iter().collect(),
+        ports: state.ports.assigned,
+        leases: Vec::new(),
+        generation: state.observed.generation,
+        last_event: state.last_event,
     }
 }
 
@@ -354,5 +378,30 @@ fn without_faults_a_rolling_change_never_has_fewer_than_wanted() {
             }
         }
         assert!(world.state.ready, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_is_taken_down_stays_down_whenever_the_daemon_dies() {
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        world.want(topology([2, 1, 1], 1, true));
+        for _ in 0..world.random.random_range(0..120) {
+            world.tick();
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(&folder.path().join("state.db")).expect("a store");
+        world.state.down(&crate::operate::Asked::default(), &mut store);
+        let mut ticks = 0;
+        while !world.running.is_empty() || !world.state.observed.instances.is_empty() {
+            world.tick();
+            assert!(!world.state.ready, "seed {seed}: nothing is wanted, and it says that it is ready");
+            ticks += 1;
+            assert!(ticks < 20_000, "seed {seed}: {:?} still run", world.running);
+        }
+        world.daemon_dies();
+        world.round();
+        assert!(world.running.is_empty() && world.under_way.is_empty(), "seed {seed}: something came back");
+        assert_eq!(world.state.revision_state, "down", "seed {seed}");
     }
 }

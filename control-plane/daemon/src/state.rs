@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use meshctl_drivers::registry::embedded::Catalogue;
 use meshctl_drivers::registry::{Registration, Source};
 use meshctl_model::event::{Event, EventSeverity};
-use meshctl_model::plan::{Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step, decide};
+use meshctl_model::plan::{
+    Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step, decide, reserved_ports,
+};
 use meshctl_model::snapshot::{Endpoint, Snapshot};
 use meshctl_model::topology::Topology;
 use serde_json::Value;
@@ -25,6 +27,8 @@ pub struct State {
     pub awaited: Option<u64>,
     pub topology: Topology,
     pub overlay: Overlay,
+    /// The operator's variables that the topology was made with: never to be shown.
+    pub environment: BTreeMap<String, String>,
     pub desired: Desired,
     /// The gateway processes that are wanted, by slot.
     pub gateways: BTreeMap<u32, DesiredService>,
@@ -83,6 +87,7 @@ impl State {
             awaited: None,
             topology: Topology::default(),
             overlay: Overlay::default(),
+            environment: BTreeMap::new(),
             desired: Desired::default(),
             gateways: BTreeMap::new(),
             observed,
@@ -104,10 +109,15 @@ impl State {
                 "down" => "down",
                 _ => "applying",
             };
-            state.topology = body.topology;
-            state.overlay = body.overlay;
-            if state.revision_state != "down" {
+            if state.revision_state == "down" {
+                // Nothing is wanted. What still runs is what a `down` did not get to.
+                state.going_down = !state.observed.instances.is_empty();
+            } else {
                 state.ports.range = body.desired.ports;
+                state.ports.reserved = reserved_ports(&body.topology);
+                state.topology = body.topology;
+                state.overlay = body.overlay;
+                state.environment = body.environment;
                 state.desired = body.desired;
             }
         }

@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 /// Rises when the tables change; `migrate` brings an older file forward.
 const SCHEMA_VERSION: i64 = 1;
 
+/// Revisions beyond this many cannot be gone back to any more.
+const REVISIONS_KEPT: u64 = 200;
+
 /// Events beyond this many are forgotten, oldest first.
 const EVENTS_KEPT: u64 = 100_000;
 
@@ -55,6 +58,8 @@ pub enum StoreError {
 pub struct RevisionBody {
     pub topology: Topology,
     pub overlay: Overlay,
+    /// The operator's variables that it was made with.
+    pub environment: BTreeMap<String, String>,
     pub desired: Desired,
 }
 
@@ -287,6 +292,9 @@ fn write_all(to: &Transaction, changes: &Changes) -> rusqlite::Result<()> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![row.revision, row.created_at.to_string(), row.by, row.reason, row.cause, row.state, json(body)],
         )?;
+    }
+    if let Some((row, _)) = &changes.revision {
+        to.execute("DELETE FROM revisions WHERE revision <= ?1", [row.revision.saturating_sub(REVISIONS_KEPT)])?;
     }
     for (revision, state) in &changes.revision_states {
         to.execute("UPDATE revisions SET state = ?2 WHERE revision = ?1", params![revision, state])?;

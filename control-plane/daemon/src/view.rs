@@ -218,9 +218,13 @@ pub fn registry(control: &Control, service: Option<&str>) -> RegistryView {
             registered::Health::In => None,
             registered::Health::Out { reason } => Some(reason),
         };
+        let (in_routing, reason) = match reason {
+            None => routed(control, &found.service, &found.id),
+            out => (false, out),
+        };
         let last_checked_at = control.monitors.get(&found.id).and_then(|monitor| monitor.last_checked_at());
         Endpoint {
-            in_routing: reason.is_none(),
+            in_routing,
             service: found.service,
             id: found.id,
             address: found.address,
@@ -237,6 +241,20 @@ pub fn registry(control: &Control, service: Option<&str>) -> RegistryView {
         index: found.index,
         items: found.items.into_iter().map(endpoint).collect(),
     }
+}
+
+/// Whether an endpoint that is well is called, and what the gateways have against it.
+fn routed(control: &Control, service: &str, id: &str) -> (bool, Option<String>) {
+    let state = &control.state;
+    if !state.desired.services.contains_key(service) {
+        return (false, Some("the topology has no service of this name".into()));
+    }
+    let gateways: Vec<_> = state.observed.gateways.iter().filter(|(_, link)| link.acked_generation > 0).collect();
+    let against: Vec<String> = gateways
+        .iter()
+        .filter_map(|(gateway, link)| Some(format!("left out by {gateway}: {}", link.ejected.get(id)?)))
+        .collect();
+    (against.is_empty() || against.len() < gateways.len(), (!against.is_empty()).then(|| against.join("; ")))
 }
 
 /// Why an instance is not in routing.

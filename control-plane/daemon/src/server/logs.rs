@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::{LogLine, LogQuery, Told};
 use meshctl_drivers::runtime::{Line, Stream};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -87,24 +88,14 @@ async fn instances(shared: &Shared, wanted: &Wanted) -> Result<Vec<(String, Stri
 async fn stream(shared: Shared, wanted: Wanted, known: Vec<(String, String)>, follow: bool, to: mpsc::Sender<LogLine>) {
     // Before anything is read, so that an instance that comes meanwhile is not missed.
     let mut told = shared.hub.subscribe();
-    let mut past = Vec::new();
-    for (id, service) in &known {
-        past.extend(history(&shared, &wanted, id).await.into_iter().map(|line| shown(id, service, line)));
-    }
-    past.sort_by_key(|line| line.at);
-    let seen_until = past.last().map_or_else(Timestamp::now, |line| line.at);
-    for line in past.into_iter().filter(|line| wanted.wants(line)) {
-        if to.send(line).await.is_err() {
-            return;
-        }
-    }
+    let Some(read_until) = merge(&shared, &wanted, &known, &to).await else { return };
     if !follow {
         return;
     }
     let mut followed = BTreeSet::new();
-    for (id, service) in known {
+    for ((id, service), since) in known.into_iter().zip(read_until) {
         followed.insert(id.clone());
-        tokio::spawn(forward(shared.clone(), wanted.clone(), id, service, Some(seen_until), to.clone()));
+        tokio::spawn(forward(shared.clone(), wanted.clone(), id, service, since, to.clone()));
     }
     loop {
         let next = tokio::select! {
@@ -122,26 +113,53 @@ async fn stream(shared: Shared, wanted: Wanted, known: Vec<(String, String)>, fo
                     }
                 }
             }
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            Err(RecvError::Closed) => return,
             _ => {}
         }
     }
 }
 
-async fn history(shared: &Shared, wanted: &Wanted, id: &str) -> Vec<Line> {
-    match (wanted.since, wanted.tail) {
-        (None, Some(lines)) => shared.runtime.tail(id, lines).await,
-        (since, tail) => {
-            let mut lines = Vec::new();
-            let mut source = shared.runtime.logs(id, since, false);
-            while let Some(line) = source.recv().await {
-                lines.push(line);
-            }
-            let surplus = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-            lines.drain(..surplus);
-            lines
+/// Sends what there is of all instances in the order of time, holding no more than a line of each. Returns the time of each
+/// one's last line; `None` when nobody reads any more.
+async fn merge(
+    shared: &Shared,
+    wanted: &Wanted,
+    known: &[(String, String)],
+    to: &mpsc::Sender<LogLine>,
+) -> Option<Vec<Option<Timestamp>>> {
+    let mut sources: Vec<_> = known.iter().map(|(id, _)| history(shared, wanted, id)).collect();
+    let mut heads = Vec::with_capacity(sources.len());
+    for source in &mut sources {
+        heads.push(source.recv().await);
+    }
+    let mut read_until = vec![None; sources.len()];
+    loop {
+        let next = heads.iter().enumerate().filter_map(|(index, head)| Some((head.as_ref()?.at, index))).min();
+        let Some((at, index)) = next else { return Some(read_until) };
+        read_until[index] = Some(at);
+        let line = std::mem::replace(&mut heads[index], sources[index].recv().await)?;
+        let (id, service) = &known[index];
+        let line = shown(id, service, line);
+        if wanted.wants(&line) {
+            to.send(line).await.ok()?;
         }
     }
+}
+
+/// What one instance has kept and is asked for, oldest first.
+fn history(shared: &Shared, wanted: &Wanted, id: &str) -> mpsc::Receiver<Line> {
+    let Some(tail) = wanted.tail else { return shared.runtime.logs(id, wanted.since, false) };
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    let (runtime, since, id) = (shared.runtime.clone(), wanted.since, id.to_owned());
+    tokio::spawn(async move {
+        let last = runtime.tail(&id, tail).await;
+        for line in last.into_iter().filter(|line| since.is_none_or(|since| line.at > since)) {
+            if sender.send(line).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 async fn forward(

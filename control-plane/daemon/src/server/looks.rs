@@ -91,7 +91,7 @@ fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
         BreakerState::HalfOpen => 1,
         BreakerState::Open => 2,
     };
-    let worst = seen.iter().map(|seen| seen.breaker).max_by_key(|state| severity(*state)).unwrap_or_default();
+    let worst = seen.iter().map(|seen| seen.breaker).max_by_key(|state| severity(*state));
     let breaker = serde_json::to_value(worst).ok().and_then(|value| value.as_str().map(str::to_owned));
     Edge {
         name: name.into(),
@@ -101,7 +101,7 @@ fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
         deadline_ms: edge.policy.deadline.as_millis(),
         attempt_timeout_ms: edge.policy.attempt_timeout.as_millis(),
         retries: edge.policy.retry.attempts,
-        breaker: breaker.unwrap_or_default(),
+        breaker: breaker.unwrap_or_else(|| "unknown".into()),
         in_flight: seen.iter().map(|seen| seen.in_flight).sum(),
         requests: seen.iter().map(|seen| seen.requests).sum(),
         failures: seen.iter().map(|seen| seen.failures).sum(),

@@ -59,23 +59,7 @@ async fn tell(shared: Shared, after: Option<u64>, to: mpsc::Sender<Result<Sse, I
     // Subscribed first: what happens while the snapshot is taken is told twice rather than never.
     let mut told = shared.hub.subscribe();
     let mut last = after;
-    // One look for both: what happens between two looks would be in neither.
-    let look = shared.look(move |control| {
-        let missed = match after {
-            Some(after) => control.events(Some(after), "", RESUMED)?,
-            None => Vec::new(),
-        };
-        Ok((missed, view::status(control)))
-    });
-    let Ok((missed, snapshot)) = look.await else { return };
-    for event in missed {
-        last = event.id.parse().ok();
-        if send(&to, last, &Told::Event(event)).await.is_err() {
-            return;
-        }
-    }
-    last = snapshot.last_event_id.parse().ok().max(last);
-    if send(&to, last, &Told::Snapshot(snapshot)).await.is_err() {
+    if catch_up(&shared, &to, &mut last).await.is_none() {
         return;
     }
     loop {
@@ -89,9 +73,9 @@ async fn tell(shared: Shared, after: Option<u64>, to: mpsc::Sender<Result<Sse, I
                 Told::Event(event)
             }
             Ok(told) => told,
-            Err(RecvError::Lagged(_)) => match shared.look(|control| Ok(view::status(control))).await {
-                Ok(snapshot) => Told::Snapshot(snapshot),
-                Err(_) => return,
+            Err(RecvError::Lagged(_)) => match catch_up(&shared, &to, &mut last).await {
+                Some(()) => continue,
+                None => return,
             },
             Err(RecvError::Closed) => return,
         };
@@ -99,6 +83,27 @@ async fn tell(shared: Shared, after: Option<u64>, to: mpsc::Sender<Result<Sse, I
             return;
         }
     }
+}
+
+/// The events after `last`, if there is one, and how everything is after them. `None` when nobody listens any more.
+async fn catch_up(shared: &Shared, to: &mpsc::Sender<Result<Sse, Infallible>>, last: &mut Option<u64>) -> Option<()> {
+    let after = *last;
+    // One look for both: what happens between two looks would be in neither.
+    let look = shared.look(move |control| {
+        let missed = match after {
+            Some(after) => control.events(Some(after), "", RESUMED)?,
+            None => Vec::new(),
+        };
+        Ok((missed, view::status(control)))
+    });
+    let (missed, snapshot) = look.await.ok()?;
+    let missed = if missed.len() as u64 == RESUMED { Vec::new() } else { missed };
+    for event in missed {
+        *last = event.id.parse().ok();
+        send(to, *last, &Told::Event(event)).await.ok()?;
+    }
+    *last = snapshot.last_event_id.parse().ok().max(*last);
+    send(to, *last, &Told::Snapshot(snapshot)).await.ok()
 }
 
 async fn send(to: &mpsc::Sender<Result<Sse, Infallible>>, last: Option<u64>, told: &Told) -> Result<(), ()> {

@@ -1,6 +1,6 @@
 //! What is wanted, with every default filled in and every address known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,7 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
     };
     let GatewayProvider::Embedded(gateway) = &topology.providers.gateway;
     let RegistryProvider::Embedded(registry) = &topology.providers.registry;
-    ports.reserved = reserved(topology, gateway);
+    ports.reserved = reserved_ports(topology);
 
     let edges = edges(topology, ports)?;
     let services = topology
@@ -141,7 +141,9 @@ fn listen_address(gateway: &EmbeddedGateway) -> SocketAddr {
     text.parse().unwrap_or_else(|_| loopback(8080))
 }
 
-fn reserved(topology: &Topology, gateway: &EmbeddedGateway) -> std::collections::BTreeSet<u16> {
+/// The ports that the topology fixes, which are nobody else's.
+pub fn reserved_ports(topology: &Topology) -> BTreeSet<u16> {
+    let GatewayProvider::Embedded(gateway) = &topology.providers.gateway;
     let metrics =
         gateway.metrics.as_deref().and_then(|text| text.parse::<SocketAddr>().ok()).map(|address| address.port());
     let fixed = topology.services.values().filter_map(Service::fixed_port);

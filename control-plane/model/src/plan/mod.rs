@@ -14,7 +14,7 @@ mod routing;
 
 pub use changes::{Change, changes};
 pub use decide::{CRASH_LOOP, Step, backoff, decide};
-pub use desired::{Desired, DesiredEdge, DesiredGateway, DesiredService, Overlay, Template, render};
+pub use desired::{Desired, DesiredEdge, DesiredGateway, DesiredService, Overlay, Template, render, reserved_ports};
 pub use observed::{AfterStop, Failing, GatewayLink, Instance, Observed, Phase, ServiceRecord, Unready};
 pub use ports::{PortRange, Ports};
 pub use routing::{edge_name, route_name, snapshot};

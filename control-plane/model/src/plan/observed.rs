@@ -126,6 +126,8 @@ pub struct GatewayLink {
     /// Why the last push was not acknowledged, or which address could not be opened.
     pub trouble: Option<String>,
     pub version: Option<String>,
+    /// Endpoints that it leaves out on its own observation, with the reason.
+    pub ejected: BTreeMap<String, String>,
 }
 
 /// Why a service is not what is wanted.
@@ -217,7 +219,8 @@ impl Observed {
     /// later one. A gateway whose successor is ready takes none, and one in a crash loop holds nobody up.
     pub fn acknowledged(&self, generation: u64) -> bool {
         let link = |instance: &Instance| self.gateways.get(&instance.spec.id).cloned().unwrap_or_default();
-        let serving = || self.of(GATEWAY).filter(|gateway| gateway.failures < super::CRASH_LOOP && !gateway.retiring());
+        let looping = |gateway: &Instance| gateway.failures >= super::CRASH_LOOP && gateway.phase != Phase::Ready;
+        let serving = || self.of(GATEWAY).filter(|gateway| !looping(gateway) && !gateway.retiring());
         serving().filter(|gateway| link(gateway).acked_generation < generation).all(|lagging| {
             serving().any(|other| {
                 other.phase == Phase::Ready
