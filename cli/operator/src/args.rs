@@ -30,7 +30,7 @@ pub struct Globals {
     #[arg(short, long, global = true)]
     pub quiet: bool,
 
-    /// Show what is asked of the daemon; twice for everything
+    /// Show routes, edges and what is asked of the daemon; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }

@@ -1,7 +1,9 @@
 //! The second half of every change: it has been accepted; follow it, and say how it ended.
 
+use std::time::Duration;
+
 use meshctl_api::client::Client;
-use meshctl_api::view::{Accepted, Plan, PlanStep, Route, Status};
+use meshctl_api::view::{Accepted, Plan, PlanStep, Route, ServiceState, Status};
 use meshctl_model::exit;
 use serde::Serialize;
 
@@ -11,11 +13,36 @@ use crate::output::{self, BOLD, Format, document, styled};
 use crate::plans;
 use crate::progress::{BlockedService, Ending, Failed, FailedService, Goal, follow, waiting};
 use crate::session::Session;
+use crate::show::state_word;
 
 /// How long a command waits for a daemon that went away in the middle of a change.
-const RETURN: std::time::Duration = std::time::Duration::from_secs(10);
+const RETURN: Duration = Duration::from_secs(10);
 /// How much of a failed service's output is shown.
 const LOG_LINES: usize = 20;
+
+/// A revision that is followed to its end, and how that is shown.
+struct Pursuit<'a> {
+    session: &'a Session,
+    client: &'a Client,
+    revision: u64,
+    /// What was asked for; `None` where somebody only looks.
+    plan: Option<&'a Plan>,
+    wait: &'a WaitArgs,
+    output: &'a OutputArgs,
+}
+
+/// What is proven about a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum State {
+    /// It is saved and pursued; nobody waited for more.
+    Accepted,
+    /// Everything is ready as it is wanted.
+    Applied,
+    Failed,
+    /// Somebody looked, and not everything was ready.
+    NotReady,
+}
 
 /// The result of a change as a document.
 #[derive(Debug, Serialize)]
@@ -26,8 +53,7 @@ struct Rollout<'a> {
     /// The system's.
     name: &'a str,
     revision: u64,
-    /// `accepted`, `applied` or `failed`.
-    state: &'static str,
+    state: State,
     changes: u32,
     steps: &'a [PlanStep],
     failures: &'a [FailedService],
@@ -58,144 +84,181 @@ pub(crate) async fn pursue(
     output: &OutputArgs,
 ) -> Outcome {
     let Accepted { revision, plan, last_event_id } = accepted;
+    let pursuit = Pursuit { session, client, revision, plan: Some(&plan), wait, output };
     if !wait.wait {
         session.say(format_args!("revision {revision} is accepted; `meshctl rollout status` follows it"));
-        let status = client.status().await?;
-        return report(client, &status, &plan, revision, "accepted", &Failed::default(), output).await;
+        pursuit.report(&client.status().await?, State::Accepted, &Failed::default()).await?;
+        return Ok(exit::OK);
     }
     let watch = client.watch(Some(last_event_id.clone()), RETURN).await?;
     let goal = Goal::Outcome { revision, after: last_event_id };
     let (ending, picture) = follow(session, watch, &goal, wait.timeout.get()).await?;
-    conclude(session, client, ending, picture, &plan, revision, wait, output).await
+    pursuit.conclude(ending, picture).await
 }
 
-/// Waits until everything is ready as it is wanted already.
-pub(crate) async fn settle(
-    session: &Session,
-    client: &Client,
-    plan: &Plan,
-    wait: &WaitArgs,
-    output: &OutputArgs,
-) -> Outcome {
+/// Waits until everything is ready as it is wanted already; without waiting, tells whether it is.
+pub(crate) async fn settle(session: &Session, client: &Client, wait: &WaitArgs, output: &OutputArgs) -> Outcome {
+    let revisions = client.revisions().await?.items;
     let status = client.status().await?;
     let revision = status.revision;
-    if status.ready || !wait.wait {
-        return report(client, &status, plan, revision, "applied", &Failed::default(), output).await;
+    let pursuit = Pursuit { session, client, revision, plan: None, wait, output };
+    if status.ready {
+        pursuit.report(&status, State::Applied, &Failed::default()).await?;
+        return Ok(exit::OK);
+    }
+    if revisions.iter().any(|revision| revision.current && revision.state == "failed") {
+        pursuit.report(&status, State::Failed, &Failed::default()).await?;
+        tell_waiting(&status);
+        return Err(Failure::new(exit::FAILURE, format!("revision {revision} failed"))
+            .hint("`meshctl status` shows what is not ready; correct it and apply again"));
+    }
+    if !wait.wait {
+        pursuit.report(&status, State::NotReady, &Failed::default()).await?;
+        tell_waiting(&status);
+        return Err(Failure::new(exit::FAILURE, format!("revision {revision} is not ready"))
+            .hint("without --wait=false `meshctl rollout status` waits until it is"));
     }
     let watch = client.watch(None, RETURN).await?;
     let (ending, picture) = follow(session, watch, &Goal::Ready, wait.timeout.get()).await?;
-    conclude(session, client, ending, picture, plan, revision, wait, output).await
+    pursuit.conclude(ending, picture).await
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call in two places; a struct would be a word for nothing")]
-async fn conclude(
-    session: &Session,
-    client: &Client,
-    ending: Ending,
-    picture: Option<Status>,
-    plan: &Plan,
-    revision: u64,
-    wait: &WaitArgs,
-    output: &OutputArgs,
-) -> Outcome {
-    match ending {
-        Ending::Applied => {
-            let status = client.status().await?;
-            report(client, &status, plan, revision, "applied", &Failed::default(), output).await
+impl Pursuit<'_> {
+    async fn conclude(&self, ending: Ending, picture: Option<Status>) -> Outcome {
+        let Self { session, client, revision, wait, .. } = self;
+        match ending {
+            Ending::Applied => {
+                self.report(&client.status().await?, State::Applied, &Failed::default()).await?;
+                Ok(exit::OK)
+            }
+            Ending::Failed(failed) => {
+                let status = client.status().await?;
+                self.report(&status, State::Failed, &failed).await?;
+                tell_failures(&failed, &status);
+                Err(next_step(&failed, &status, *revision))
+            }
+            Ending::Superseded(other) => {
+                Err(Failure::new(exit::CONFLICT, format!("revision {revision} gave way to revision {other}"))
+                    .hint("somebody else changed the system meanwhile: `meshctl rollout history` shows who"))
+            }
+            Ending::TakenDown(how) => {
+                Err(Failure::new(exit::FAILURE, format!("revision {revision} is given up: {how}"))
+                    .hint("nothing of it goes on; when the system is down, `meshctl apply` brings it up again"))
+            }
+            Ending::Gone => {
+                Err(Failure::new(exit::UNREACHABLE, format!("the daemon ended before revision {revision} was done"))
+                    .hint("what runs goes on, and the revision is saved: apply again, and a new daemon pursues it"))
+            }
+            Ending::TimedOut => {
+                picture.iter().for_each(tell_waiting);
+                Err(Failure::new(exit::TIMED_OUT, format!("revision {revision} is not done after {}", wait.timeout))
+                    .hint("it goes on: `meshctl rollout status` follows it, --timeout waits longer"))
+            }
+            Ending::Interrupted => {
+                session.say(format_args!("detached: revision {revision} goes on without this command"));
+                session.say(
+                    "  `meshctl rollout status` follows it, `meshctl rollout undo` goes back, `meshctl down` ends it",
+                );
+                Ok(exit::INTERRUPTED)
+            }
         }
-        Ending::Failed(failed) => {
-            let status = client.status().await?;
-            report(client, &status, plan, revision, "failed", &failed, output).await?;
-            tell_failures(&failed, &status);
-            Err(next_step(&failed, &status, revision))
+    }
+
+    /// Shows the result: what became of each thing and, for people, what to call.
+    async fn report(&self, status: &Status, state: State, failed: &Failed) -> Result<(), Failure> {
+        let routes = self.client.routes().await?.items;
+        let curl = status.gateways.first().and_then(|gateway| curl(&routes, &gateway.url));
+        let rollout = Rollout {
+            api_version: meshctl_model::API_VERSION,
+            kind: "Rollout",
+            name: &status.name,
+            revision: self.revision,
+            state,
+            changes: self.plan.map_or(0, |plan| plan.changes),
+            steps: self.plan.map_or(&[], |plan| &plan.steps),
+            failures: &failed.failures,
+            blocked: &failed.blocked,
+            urls: status.gateways.iter().map(|gateway| gateway.url.as_str()).collect(),
+            curl,
+        };
+        let format = &self.output.output;
+        if document(format, &rollout)? {
+            return Ok(());
         }
-        Ending::Superseded(other) => {
-            Err(Failure::new(exit::CONFLICT, format!("revision {revision} gave way to revision {other}"))
-                .hint("somebody else changed the system meanwhile: `meshctl rollout history` shows who"))
+        let lines = match self.plan {
+            Some(_) => results(&rollout, status),
+            None => status.items.iter().map(|service| ("service", &*service.name, state_word(service.state))).collect(),
+        };
+        if *format == Format::Name {
+            return output::print(lines.iter().map(|(kind, name, _)| format!("{kind}/{name}\n")).collect::<String>());
         }
-        Ending::Gone => {
-            Err(Failure::new(exit::UNREACHABLE, format!("the daemon ended before revision {revision} was done"))
-                .hint("what runs goes on, and the revision is saved: apply again, and a new daemon pursues it"))
+        // There are many routes and edges, and they follow from the services.
+        let is_shown = |kind: &str| self.session.is_verbose() || !matches!(kind, "route" | "edge");
+        let lines = lines.iter().filter(|(kind, ..)| is_shown(kind));
+        output::print(lines.map(|(kind, name, became)| format!("{kind}/{name} {became}\n")).collect::<String>())?;
+        if state == State::Applied {
+            output::print(invitation(&rollout))?;
         }
-        Ending::TimedOut => {
-            let lines = picture.as_ref().map(waiting).unwrap_or_default();
-            lines.iter().for_each(|(_, line)| output::say(format_args!("  {line}")));
-            Err(Failure::new(exit::TIMED_OUT, format!("revision {revision} is not done after {}", wait.timeout))
-                .hint("it goes on: `meshctl rollout status` follows it, --timeout waits longer"))
+        Ok(())
+    }
+}
+
+/// What became of each thing: its kind, its name and a word.
+fn results<'a>(rollout: &Rollout<'a>, status: &'a Status) -> Vec<(&'a str, &'a str, &'a str)> {
+    let is_changed = |name: &str| rollout.steps.iter().any(|step| step.kind == "service" && step.name == name);
+    let changed = rollout.steps.iter().map(|step| (&*step.kind, &*step.name, became(step, rollout, status)));
+    let unchanged = status.items.iter().filter(|service| !is_changed(&service.name));
+    changed.chain(unchanged.map(|service| ("service", &*service.name, "unchanged"))).collect()
+}
+
+/// The word for what is proven about a step.
+fn became<'a>(step: &'a PlanStep, rollout: &Rollout<'_>, status: &Status) -> &'a str {
+    let has_failed = |name: &str| rollout.failures.iter().any(|failure| failure.service == name);
+    let is_service = step.kind == "service";
+    if is_service && has_failed(&step.name)
+        || step.kind == "gateway" && status.gateways.iter().any(|gateway| has_failed(&gateway.id))
+    {
+        return "failed";
+    }
+    if is_service && rollout.blocked.iter().any(|blocked| blocked.service == step.name) {
+        return "blocked";
+    }
+    match step.action.as_str() {
+        _ if !is_done(step, rollout, status) => "accepted",
+        "create" => "created",
+        "change" => "configured",
+        "remove" => "deleted",
+        "restart" => "restarted",
+        "scale" => "scaled",
+        other => other,
+    }
+}
+
+/// Whether a step is done. Of a revision that failed some are: services that are as they are wanted, and what the gateways
+/// carry without complaint.
+fn is_done(step: &PlanStep, rollout: &Rollout<'_>, status: &Status) -> bool {
+    let removes = step.action == "remove";
+    match rollout.state {
+        State::Accepted | State::NotReady => false,
+        State::Applied => true,
+        State::Failed if step.kind == "service" => {
+            match status.items.iter().find(|service| service.name == step.name) {
+                None => removes,
+                Some(service) if service.desired == 0 => !removes && service.instances.is_empty(),
+                Some(service) => service.state == ServiceState::Ready,
+            }
         }
-        Ending::Interrupted => {
-            session.say(format_args!("detached: revision {revision} goes on without this command"));
-            session
-                .say("  `meshctl rollout status` follows it, `meshctl rollout undo` goes back, `meshctl down` ends it");
-            Ok(exit::INTERRUPTED)
+        State::Failed => {
+            let carries = |revision: u64, trouble: &Option<String>| revision >= rollout.revision && trouble.is_none();
+            (removes || !status.gateways.is_empty())
+                && status.gateways.iter().all(|gateway| carries(gateway.revision, &gateway.reason))
         }
     }
 }
 
-/// Shows the result: what became of each thing and, for people, what to call.
-async fn report(
-    client: &Client,
-    status: &Status,
-    plan: &Plan,
-    revision: u64,
-    state: &'static str,
-    failed: &Failed,
-    output: &OutputArgs,
-) -> Result<u8, Failure> {
-    let routes = client.routes().await?.items;
-    let curl = status.gateways.first().and_then(|gateway| curl(&routes, &gateway.url));
-    let rollout = Rollout {
-        api_version: meshctl_model::API_VERSION,
-        kind: "Rollout",
-        name: &status.name,
-        revision,
-        state,
-        changes: plan.changes,
-        steps: &plan.steps,
-        failures: &failed.failures,
-        blocked: &failed.blocked,
-        urls: status.gateways.iter().map(|gateway| gateway.url.as_str()).collect(),
-        curl,
-    };
-    if document(&output.output, &rollout)? {
-        return Ok(exit::OK);
-    }
-    let names_only = output.output == Format::Name;
-    output::print(results(plan, status, failed, names_only))?;
-    if state == "applied" && !names_only {
-        output::print(invitation(&rollout))?;
-    }
-    Ok(exit::OK)
-}
-
-/// `service/orders created`, one line for each thing.
-fn results(plan: &Plan, status: &Status, failed: &Failed, names_only: bool) -> String {
-    let line = |kind: &str, name: &str, became: &str| match names_only {
-        true => format!("{kind}/{name}\n"),
-        false => format!("{kind}/{name} {became}\n"),
-    };
-    let became = |step: &PlanStep| {
-        let has_failed = step.kind == "service" && failed.failures.iter().any(|failure| failure.service == step.name);
-        let is_blocked = step.kind == "service" && failed.blocked.iter().any(|blocked| blocked.service == step.name);
-        match step.action.as_str() {
-            _ if has_failed => "failed".to_owned(),
-            _ if is_blocked => "blocked".to_owned(),
-            "create" => "created".to_owned(),
-            "change" => "configured".to_owned(),
-            "remove" => "deleted".to_owned(),
-            "restart" => "restarted".to_owned(),
-            "scale" => "scaled".to_owned(),
-            other => other.to_owned(),
-        }
-    };
-    let is_changed = |name: &str| plan.steps.iter().any(|step| step.kind == "service" && step.name == name);
-    let changed = plan.steps.iter().map(|step| line(&step.kind, &step.name, &became(step)));
-    let unchanged = status
-        .items
-        .iter()
-        .filter(|service| !is_changed(&service.name))
-        .map(|service| line("service", &service.name, "unchanged"));
-    changed.chain(unchanged).collect()
+/// What is still to come, by name.
+fn tell_waiting(status: &Status) {
+    waiting(status).iter().for_each(|(_, line)| output::say(format_args!("  {line}")));
 }
 
 /// Where the system is, and a call to try.
@@ -227,7 +290,11 @@ fn curl(routes: &[Route], url: &str) -> Option<String> {
         words.push(format!("-H 'host: {}'", host.replacen('*', "www", 1)));
     }
     words.extend(route.headers.iter().map(|(name, value)| format!("-H '{name}: {value}'")));
-    words.push(format!("{}{}", url.trim_end_matches('/'), route.path.replace('*', "1")));
+    let path = match route.path.as_str() {
+        "/*" => "/".to_owned(),
+        path => path.replace('*', "1"),
+    };
+    words.push(format!("{}{path}", url.trim_end_matches('/')));
     Some(words.join(" "))
 }
 
@@ -294,6 +361,9 @@ mod tests {
             call(&[place.clone(), beta.clone()]).as_deref(),
             Some("curl -i -H 'host: www.shop.local' http://127.0.0.1:8080/beta")
         );
-        assert_eq!(call(&[place, beta, stock]).as_deref(), Some("curl -i http://127.0.0.1:8080/inventory/1"));
+        assert_eq!(call(&[place, beta, stock.clone()]).as_deref(), Some("curl -i http://127.0.0.1:8080/inventory/1"));
+        let (any, health) = (route(None, "/*", &[]), route(None, "/healthz", &["GET"]));
+        assert_eq!(call(std::slice::from_ref(&any)).as_deref(), Some("curl -i http://127.0.0.1:8080/"));
+        assert_eq!(call(&[any, stock, health]).as_deref(), Some("curl -i http://127.0.0.1:8080/healthz"));
     }
 }

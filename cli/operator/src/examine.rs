@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::launch;
-use crate::session::{Session, differs, skew};
+use crate::session::{Session, differs, remedy, skew};
 
 /// Checks that belong together.
 #[derive(Debug, Serialize)]
@@ -174,7 +174,7 @@ async fn daemon(session: &Session) -> (Vec<Check>, Option<Status>) {
     };
     let mut checks = vec![good(format!("the daemon answers (pid {})", version.pid))];
     checks.push(if differs(&version) {
-        careful(format!("the daemon runs {}", skew(&version)), "the next `meshctl apply` replaces it")
+        careful(format!("the daemon runs {}", skew(&version)), remedy(&version))
     } else {
         good("the daemon and this command are of the same build")
     });

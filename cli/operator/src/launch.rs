@@ -1,4 +1,4 @@
-//! Finding the daemon of a state directory, starting one, replacing one of another build, and knowing that one is gone.
+//! Finding the daemon of a state directory, starting one, replacing one of an older build, and knowing that one is gone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::failure::Failure;
-use crate::session::{Session, differs, skew};
+use crate::session::{Session, replaces, skew};
 
 /// How long a daemon may take to answer after its start: it first adopts what runs.
 const START: Duration = Duration::from_secs(10);
@@ -24,13 +24,15 @@ const START: Duration = Duration::from_secs(10);
 pub(crate) const END: Duration = Duration::from_secs(10);
 /// Of two daemons that are started at once, one ends; the other has this long to say that it owns the directory.
 const RIVAL: Duration = Duration::from_millis(500);
+/// A log that has grown beyond this many bytes makes room for a new one when a daemon starts; one former log is kept.
+const LOG_SIZE: u64 = 8 << 20;
 /// How much of the log is shown when a daemon does not come up.
 const LOG_LINES: usize = 20;
 
-/// The daemon of this build: the one that answers, or in place of one of another build, or a new one.
+/// A daemon that answers: the one that runs, or a new one, where none runs or it is of a build that this one replaces.
 pub(crate) async fn ensure(session: &Session) -> Result<Client, Failure> {
     match session.client()?.version().await {
-        Ok(version) if differs(&version) => {
+        Ok(version) if replaces(&version) => {
             session.say(format_args!("the daemon (pid {}) runs {}: taking over", version.pid, skew(&version)));
             let client = session.client()?;
             let process = Process::of(version.pid);
@@ -38,7 +40,10 @@ pub(crate) async fn ensure(session: &Session) -> Result<Client, Failure> {
             gone(process, version.pid).await?;
             start(session).await
         }
-        Ok(_) => session.client(),
+        Ok(version) => {
+            session.warn_of_skew(&version);
+            session.client()
+        }
         Err(error) if error.code == ErrorCode::Unreachable => start(session).await,
         Err(error) => Err(error.into()),
     }
@@ -55,6 +60,7 @@ async fn start_from(executable: &Path, session: &Session) -> Result<Client, Fail
     let log_path = dir.join(DAEMON_LOG);
     let failed = |error: io::Error| Failure::file(format_args!("cannot start a daemon in {}", dir.display()), &error);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    make_room(&log_path).map_err(failed)?;
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path).map_err(failed)?;
     let log_begins = log.metadata().map_err(failed)?.len();
     let mut daemon = Command::new(executable)
@@ -78,6 +84,15 @@ async fn start_from(executable: &Path, session: &Session) -> Result<Client, Fail
         failure.hint(format!("its log is {}", log_path.display()))
     })?;
     Ok(client)
+}
+
+/// Moves a large log to `daemon.log.1`.
+fn make_room(log: &Path) -> io::Result<()> {
+    match std::fs::metadata(log) {
+        Ok(file) if file.len() > LOG_SIZE => std::fs::rename(log, log.with_extension("log.1")),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Returns when the daemon answers: this child, or another that was faster and owns the directory.
@@ -121,7 +136,8 @@ pub(crate) fn is_alive(record: &DaemonRecord) -> bool {
     start_time(record.pid) == Some(record.start_time)
 }
 
-/// Field 22 of `/proc/PID/stat`; `None` where no such process runs. A zombie has ended.
+/// Field 22 of `/proc/PID/stat`; `None` where no such process runs. A zombie has ended. The drivers read the same field of
+/// their instances; these lines are written twice, because an operator's command is to know nothing of drivers.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it, in parentheses, may contain anything.
@@ -235,6 +251,21 @@ mod tests {
         assert_eq!(failure.exit, exit::FAILURE);
         assert!(failure.message.contains("exit status: 3"), "{}", failure.message);
         assert_eq!(last_lines(&state_dir.join(DAEMON_LOG), 0), ["cannot lock"]);
+    }
+
+    #[test]
+    fn a_large_log_makes_room() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (log, former) = (dir.path().join(DAEMON_LOG), dir.path().join("daemon.log.1"));
+        make_room(&log).expect("none yet is none too many");
+        let file = File::create(&log).expect("made");
+        file.set_len(LOG_SIZE).expect("grown");
+        make_room(&log).expect("it has room");
+        assert!(log.exists() && !former.exists());
+        file.set_len(LOG_SIZE + 1).expect("grown");
+        make_room(&log).expect("moved");
+        assert!(!log.exists());
+        assert_eq!(former.metadata().expect("kept").len(), LOG_SIZE + 1);
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use crate::{launch, output};
 pub(crate) struct Session {
     state_dir: PathBuf,
     quiet: bool,
+    verbose: bool,
 }
 
 impl Session {
@@ -29,7 +30,8 @@ impl Session {
             When::Always => anstream::ColorChoice::Always.write_global(),
             When::Never => anstream::ColorChoice::Never.write_global(),
         }
-        Ok(Self { state_dir: state_dir(globals.state_dir.as_deref())?, quiet: globals.quiet })
+        let state_dir = state_dir(globals.state_dir.as_deref())?;
+        Ok(Self { state_dir, quiet: globals.quiet, verbose: globals.verbose > 0 })
     }
 
     /// Absolute.
@@ -46,6 +48,11 @@ impl Session {
 
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
+    }
+
+    /// Whether details of a result are wanted too.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose
     }
 
     /// A client for the daemon of this state directory, whether or not one answers.
@@ -65,20 +72,44 @@ impl Session {
     pub(crate) async fn daemon(&self) -> Result<Client, Failure> {
         let client = self.client()?;
         let version = client.version().await.map_err(|error| self.died().unwrap_or_else(|| error.into()))?;
-        if differs(&version) && !self.quiet {
-            output::warn(format_args!(
-                "the daemon (pid {}) runs {}; the next `meshctl apply` replaces it",
-                version.pid,
-                skew(&version)
-            ));
-        }
+        self.warn_of_skew(&version);
         Ok(client)
+    }
+
+    /// Another build than this one is worth a warning; not with `--quiet`.
+    pub(crate) fn warn_of_skew(&self, daemon: &Version) {
+        if differs(daemon) && !self.quiet {
+            let (pid, skew, remedy) = (daemon.pid, skew(daemon), remedy(daemon));
+            output::warn(format_args!("the daemon (pid {pid}) runs {skew}; {remedy}"));
+        }
     }
 }
 
 /// Whether the daemon runs another build than this process.
 pub(crate) fn differs(daemon: &Version) -> bool {
     daemon.version != build::VERSION || daemon.build != build::build()
+}
+
+/// Whether this process takes over from the daemon: it is newer, or another build of the same version. A newer daemon keeps
+/// its system, because what it has written may be more than this build can read.
+pub(crate) fn replaces(daemon: &Version) -> bool {
+    let numbers = |version: &str| version.split('.').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
+    if daemon.version == build::VERSION {
+        return daemon.build != build::build();
+    }
+    match (numbers(build::VERSION), numbers(&daemon.version)) {
+        (Some(this), Some(other)) => this > other,
+        // Which of them is newer is not known.
+        _ => false,
+    }
+}
+
+/// What to do about a daemon that differs.
+pub(crate) fn remedy(daemon: &Version) -> &'static str {
+    match replaces(daemon) {
+        true => "the next `meshctl apply` replaces it",
+        false => "use that version, this one leaves it as it is",
+    }
 }
 
 /// `0.1.0, this is 0.2.0`, in the fewest words that differ.
@@ -108,4 +139,27 @@ pub fn state_dir(wanted: Option<&Path>) -> Result<PathBuf, Failure> {
         }
     };
     std::path::absolute(&dir).map_err(|error| Failure::file(format_args!("cannot use {}", dir.display()), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_newer_is_replaced() {
+        let daemon = |version: &str, build: &str| Version {
+            version: version.into(),
+            pid: 1,
+            executable: String::new(),
+            build: build.into(),
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+            state_dir: String::new(),
+        };
+        assert!(!replaces(&daemon(build::VERSION, build::build())), "this very build");
+        assert!(replaces(&daemon(build::VERSION, "another")));
+        assert!(replaces(&daemon("0.0.9", build::build())));
+        for newer in ["0.10.0", "99.0.0", "0.1.0-rc.1+unknown"] {
+            assert!(!replaces(&daemon(newer, "another")), "{newer}");
+        }
+    }
 }

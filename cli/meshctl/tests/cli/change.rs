@@ -238,13 +238,157 @@ fn rollout_status_waits_until_everything_is_ready() {
         Piece::Stay,
     ]]);
     assert_eq!(daemon.run(&["rollout", "status"]).status, 0);
+}
+
+#[test]
+fn rollout_status_tells_what_is_true_now() {
+    let look = |script: Script| {
+        let daemon = Daemon::play(script);
+        let words = ["rollout", "status", "--wait=false"];
+        let state = daemon.run(&[words.as_slice(), &["-o", "jsonpath={.state}"]].concat());
+        let ran = daemon.run(&words);
+        assert_eq!(ran.status, state.status);
+        assert!(daemon.asked().is_empty(), "nobody waited");
+        (ran, state.stdout)
+    };
+    let (ran, state) = look(Script::default());
+    assert_eq!((ran.status, state.as_str()), (1, "notReady\n"));
+    assert_eq!(ran.stdout, "service/inventory degraded\nservice/orders ready\n");
+    insta::assert_snapshot!(ran.stderr, @r"
+      inventory 1/2 ready · inventory-2: health check: connection refused on 127.0.0.1:20012
+    error: revision 3 is not ready
+      hint: without --wait=false `meshctl rollout status` waits until it is
+    ");
+
+    let mut ready = status();
+    ready["ready"] = true.into();
+    ready["items"] = json!([service("orders", 2, "ready", None)]);
+    let (ran, state) = look(Script { status: ready, ..Script::default() });
+    assert_eq!((ran.status, state.as_str(), ran.stderr.as_str()), (0, "applied\n", ""));
+    assert!(ran.stdout.starts_with("service/orders ready\n\nshop is ready at "), "{}", ran.stdout);
+
     let failed = json!([{
         "revision": 3, "createdAt": "2026-11-23T10:00:00Z", "by": "root", "reason": null, "cause": "apply",
         "state": "failed", "current": true
     }]);
+    let (ran, state) = look(Script { revisions: failed.clone(), ..Script::default() });
+    assert_eq!((ran.status, state.as_str()), (1, "failed\n"));
+    assert!(ran.stderr.contains("error: revision 3 failed"), "{}", ran.stderr);
     let daemon = Daemon::play(Script { revisions: failed, ..Script::default() });
-    assert_eq!(daemon.run(&["rollout", "status"]).status, 1);
+    assert_eq!(daemon.run(&["rollout", "status"]).status, 1, "what has failed is not waited for");
     assert!(daemon.run(&["rollout", "history"]).stdout.contains("failed"));
+}
+
+/// A plan with a route, an edge and the gateway beside its service.
+fn everything() -> Value {
+    let mut plan = plan();
+    let step = |kind: &str, name: &str| json!({ "action": "create", "kind": kind, "name": name, "why": "it is new", "consequence": "it is there" });
+    let service = plan["steps"][0].clone();
+    plan["steps"] = json!([step("gateway", "embedded"), service, step("route", "/*"), step("edge", "gateway:orders")]);
+    plan
+}
+
+#[test]
+fn nothing_is_called_done_that_is_not_proven() {
+    let run = |watch: Vec<Piece>, gateway: Value, words: &[&str]| {
+        let mut status = status();
+        let fields = status["gateways"][0].as_object_mut().expect("a gateway");
+        fields.extend(gateway.as_object().expect("fields").clone());
+        let accepts = (202, json!({ "revision": 4, "plan": everything(), "lastEventId": "10" }));
+        let daemon = Daemon::play(Script { status, accepts, watches: vec![watch].into(), ..Script::default() });
+        let file = topology(&daemon);
+        daemon.run(&[&["apply", &file, "-v"], words].concat()).stdout
+    };
+    insta::assert_snapshot!(run(vec![], json!({}), &["--wait=false"]), @r"
+    gateway/embedded accepted
+    service/orders accepted
+    route//* accepted
+    edge/gateway:orders accepted
+    service/inventory unchanged
+    ");
+    let refused = || {
+        let failure = json!({ "service": "gateway-1", "reason": "cannot listen on 127.0.0.1:8080", "log": [] });
+        stream(outcome("revision.failed", json!({ "revision": 4, "failures": [failure], "blocked": [] })))
+    };
+    let trouble = json!({ "revision": 3, "reason": "cannot listen on 127.0.0.1:8080" });
+    insta::assert_snapshot!(run(refused(), trouble, &[]), @r"
+    gateway/embedded failed
+    service/orders created
+    route//* accepted
+    edge/gateway:orders accepted
+    service/inventory unchanged
+    ");
+    let failure = json!({ "service": "orders", "reason": "exited with status 1", "log": [] });
+    let failed = stream(outcome("revision.failed", json!({ "revision": 4, "failures": [failure], "blocked": [] })));
+    insta::assert_snapshot!(run(failed, json!({ "revision": 4 }), &[]), @r"
+    gateway/embedded created
+    service/orders failed
+    route//* created
+    edge/gateway:orders created
+    service/inventory unchanged
+    ");
+}
+
+#[test]
+fn routes_and_edges_are_for_those_who_want_details() {
+    let daemon = || {
+        let accepts = (202, json!({ "revision": 4, "plan": everything(), "lastEventId": "10" }));
+        Daemon::play(Script { accepts, watches: vec![stream(applied())].into(), ..Script::default() })
+    };
+    let lines = daemon().run(&["restart", "orders"]).stdout;
+    assert!(lines.starts_with("gateway/embedded created\nservice/orders created\nservice/inventory"), "{lines}");
+    let kinds = daemon().run(&["restart", "orders", "-o", "jsonpath={.steps[*].kind}"]).stdout;
+    assert_eq!(kinds, "gateway service route edge\n");
+    let names = daemon().run(&["restart", "orders", "-o", "name"]).stdout;
+    assert!(names.contains("route//*\nedge/gateway:orders\n"), "{names}");
+}
+
+#[test]
+fn a_system_that_is_taken_down_has_no_outcome() {
+    let mut going_down = event(13, "system.goingDown", json!({ "by": "root", "reason": null }));
+    going_down["message"] = "root takes the system down".into();
+    let going_down = told("event", going_down);
+    let daemon = playing(vec![stream(going_down.clone()), stream(going_down)]);
+    let file = topology(&daemon);
+    for words in [["apply", &file].as_slice(), &["rollout", "status"]] {
+        let ran = daemon.run(words);
+        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{words:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("is given up: root takes the system down"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("is saved"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_reader_that_fell_behind_misses_no_outcome() {
+    // The second snapshot stands for messages that were dropped, the outcome among them.
+    let watch = || {
+        vec![
+            Piece::Told(10, told("snapshot", status())),
+            Piece::Told(11, told("event", event(11, "instance.ready", json!({})))),
+            Piece::Told(14, told("snapshot", status())),
+            Piece::Stay,
+        ]
+    };
+    let events = json!([
+        event(11, "instance.ready", json!({})),
+        event(12, "instance.unhealthy", json!({})),
+        event(13, "revision.applied", json!({ "revision": 4 })),
+    ]);
+    let daemon = Daemon::play(Script { events, watches: vec![watch()].into(), ..Script::default() });
+    let file = topology(&daemon);
+    let ran = daemon.run(&["apply", &file, "--timeout", "1m"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn a_newer_daemon_is_used_and_not_replaced() {
+    let watches = vec![stream(applied())].into();
+    let daemon = Daemon::play(Script { version: Some(("99.0.0", "newer")), watches, ..Script::default() });
+    let file = topology(&daemon);
+    let ran = daemon.run(&["apply", &file]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("runs meshctl 99.0.0, and this is 0.1.0"), "{}", ran.stderr);
+    assert!(!daemon.asked().iter().any(|(call, _)| call.contains("handover")), "it stays");
 }
 
 #[test]

@@ -27,7 +27,10 @@ pub(crate) struct Script {
     /// What each connection to `/v1/watch` gets, in order; the last one stays open where it ends with `Stay`.
     pub(crate) watches: VecDeque<Vec<Piece>>,
     pub(crate) revisions: Value,
-    pub(crate) version: Option<String>,
+    /// What happened, for who asks.
+    pub(crate) events: Value,
+    /// The daemon's version and build, where they are not those of the command.
+    pub(crate) version: Option<(&'static str, &'static str)>,
 }
 
 /// A piece of a stream.
@@ -63,6 +66,7 @@ impl Default for Script {
             accepts: (202, json!({ "revision": 4, "plan": plan(), "lastEventId": "10" })),
             watches: VecDeque::new(),
             revisions: json!([]),
+            events: json!([event(9, "instance.ready", json!({}))]),
             version: None,
         }
     }
@@ -178,7 +182,7 @@ async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response
         "/v1/edges" => list("EdgeList", &edges()),
         "/v1/endpoints" => list("EndpointList", &endpoints()),
         "/v1/revisions" => list("RevisionList", &lock(&played.script).revisions),
-        "/v1/events" => list("EventList", &json!([event(9, "instance.ready", json!({}))])),
+        "/v1/events" => list("EventList", &lock(&played.script).events),
         "/v1/logs" => (StatusCode::OK, logs()).into_response(),
         "/v1/watch" => watch(&played),
         "/v1/plan" => Json(lock(&played.script).plan.clone()).into_response(),
@@ -223,9 +227,10 @@ fn watch(played: &Arc<Played>) -> Response {
 }
 
 fn version(played: &Played) -> Value {
-    let build = lock(&played.script).version.clone().unwrap_or_else(own_build);
+    let said = lock(&played.script).version.map(|(version, build)| (version, build.to_owned()));
+    let (version, build) = said.unwrap_or_else(|| ("0.1.0", own_build()));
     json!({
-        "version": "0.1.0", "pid": lock(&played.process).id(), "executable": "/usr/bin/meshctl", "build": build,
+        "version": version, "pid": lock(&played.process).id(), "executable": "/usr/bin/meshctl", "build": build,
         "startedAt": "2026-11-23T10:00:00Z", "stateDir": "/state"
     })
 }
@@ -326,7 +331,8 @@ fn edges() -> Value {
             "failures": 2, "latencyP50Ms": 1.234, "latencyP99Ms": 56.7
         })
     };
-    json!([edge("gateway:orders", "closed", 120), edge("orders:inventory", "open", 0)])
+    let quiet = edge("orders:mailer", "unknown", 0);
+    json!([edge("gateway:orders", "closed", 120), edge("orders:inventory", "open", 0), quiet])
 }
 
 fn endpoints() -> Value {

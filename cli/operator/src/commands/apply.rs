@@ -24,7 +24,8 @@ Examples:
   meshctl plan shop.yaml --out p && meshctl apply p
   meshctl apply shop.yaml --dry-run
 
-A daemon is started where none runs. Ctrl-C detaches: the change goes on."
+A daemon is started where none runs. Ctrl-C detaches: the change goes on.
+Off a terminal nothing is asked, removals included: the file is the wish, and the plan is shown."
 )]
 pub struct Args {
     #[command(flatten)]

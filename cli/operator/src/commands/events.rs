@@ -1,13 +1,12 @@
 //! `meshctl events`
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use meshctl_api::client::Client;
 use meshctl_api::view::{List, Told};
 use meshctl_model::event::Event;
 use meshctl_model::exit;
 
+use super::live;
 use crate::args::OutputArgs;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Format, document, print, print_line};
@@ -43,9 +42,6 @@ pub struct Args {
     output: OutputArgs,
 }
 
-/// A watching list outlives a daemon that is replaced.
-const RETURN: Duration = Duration::from_secs(30);
-
 pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
     let client = session.daemon().await?;
     let past = client.events(None, Some(args.limit), args.subject.as_deref()).await?;
@@ -61,15 +57,13 @@ pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
 async fn watch(client: &Client, past: List<Event>, args: &Args) -> Outcome {
     let after = past.items.last().map(|event| event.id.clone());
     show(past.items, !args.no_headers, args)?;
-    let mut told = client.watch(after, RETURN).await?;
-    while let Some(told) = told.next().await? {
-        if let Told::Event(event) = told
-            && args.subject.as_ref().is_none_or(|prefix| event.subject.starts_with(prefix))
-        {
-            show(vec![event], false, args)?;
+    live(client, after, async |told| match told {
+        Told::Event(event) if args.subject.as_ref().is_none_or(|prefix| event.subject.starts_with(prefix)) => {
+            show(vec![event], false, args)
         }
-    }
-    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
+        _ => Ok(()),
+    })
+    .await
 }
 
 fn show(events: Vec<Event>, header: bool, args: &Args) -> Result<(), Failure> {

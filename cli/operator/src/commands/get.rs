@@ -1,12 +1,12 @@
 //! `meshctl get` and `meshctl describe`
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use meshctl_api::client::Client;
 use meshctl_model::{API_VERSION, exit};
 use serde_json::{Value, json};
 
+use super::live;
 use crate::args::{ListArgs, OutputArgs};
 use crate::failure::{Failure, Outcome};
 use crate::kinds::{Kind, Selection, no_such, select};
@@ -48,9 +48,6 @@ pub struct DescribeArgs {
     #[command(flatten)]
     output: OutputArgs,
 }
-
-/// A watching list outlives a daemon that is replaced.
-const RETURN: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
     list(session, &select(&args.things)?, &args.list).await
@@ -116,9 +113,8 @@ fn as_document(listings: &[Listing], selections: &[Selection]) -> Value {
 
 /// Shows everything, and then each thing again that has changed.
 async fn watch(client: &Client, selections: &[Selection], args: &ListArgs) -> Outcome {
-    let mut told = client.watch(None, RETURN).await?;
     let mut shown: BTreeMap<String, Value> = BTreeMap::new();
-    while told.next().await?.is_some() {
+    live(client, None, async |_| {
         let mut listings = Vec::new();
         for Selection { kind, names } in selections {
             // A named thing may come and go while it is watched.
@@ -134,8 +130,9 @@ async fn watch(client: &Client, selections: &[Selection], args: &ListArgs) -> Ou
             });
             show_changed(&listing, first, args)?;
         }
-    }
-    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
+        Ok(())
+    })
+    .await
 }
 
 fn show_changed(listing: &Listing, first: bool, args: &ListArgs) -> Result<(), Failure> {

@@ -20,9 +20,14 @@ mod status;
 mod validate;
 mod version;
 
-use clap::Subcommand;
+use std::time::Duration;
 
-use crate::failure::Outcome;
+use clap::Subcommand;
+use meshctl_api::client::Client;
+use meshctl_api::view::Told;
+use meshctl_model::exit;
+
+use crate::failure::{Failure, Outcome};
 use crate::session::Session;
 
 pub use completion::services as complete_services;
@@ -89,4 +94,20 @@ impl Command {
             Self::Schema(args) => schema::run(&args),
         }
     }
+}
+
+/// A watching command outlives a daemon that is replaced.
+const RETURN: Duration = Duration::from_secs(30);
+
+/// Hands everything that is told after the event `after`, or from now on, to `show`, for as long as there is a daemon.
+async fn live(
+    client: &Client,
+    after: Option<String>,
+    mut show: impl AsyncFnMut(Told) -> Result<(), Failure>,
+) -> Outcome {
+    let mut watch = client.watch(after, RETURN).await?;
+    while let Some(told) = watch.next().await? {
+        show(told).await?;
+    }
+    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
 }

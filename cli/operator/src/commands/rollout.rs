@@ -1,13 +1,12 @@
 //! `meshctl rollout`
 
 use clap::Subcommand;
-use meshctl_api::view::{Plan, UndoRequest};
-use meshctl_model::{API_VERSION, exit};
+use meshctl_api::view::UndoRequest;
 
 use super::get::list;
 use crate::args::{ChangeArgs, ListArgs, OutputArgs, WaitArgs};
 use crate::change;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::kinds::{Kind, Selection};
 use crate::session::Session;
 
@@ -18,7 +17,10 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   meshctl rollout status
-  meshctl rollout status --timeout 30s")]
+  meshctl rollout status --timeout 30s
+  meshctl rollout status --wait=false
+
+Exit status: 0 if everything is ready, 1 if not, or if the revision failed.")]
     Status(StatusArgs),
     /// List the revisions: who changed what, when and why
     #[command(after_help = "\
@@ -63,22 +65,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Outcome {
 
 async fn status(session: &Session, args: &StatusArgs) -> Outcome {
     let client = session.daemon().await?;
-    let revisions = client.revisions().await?.items;
-    if let Some(failed) = revisions.iter().find(|revision| revision.current && revision.state == "failed") {
-        return Err(Failure::new(exit::FAILURE, format!("revision {} failed", failed.revision))
-            .hint("`meshctl status` shows what is not ready; correct it and apply again"));
-    }
-    let base_revision = client.status().await?.revision;
-    let nothing = Plan {
-        api_version: API_VERSION.to_owned(),
-        kind: "Plan".to_owned(),
-        fingerprint: String::new(),
-        changes: 0,
-        steps: Vec::new(),
-        base_revision,
-        sources: None,
-    };
-    change::settle(session, &client, &nothing, &args.wait, &args.output).await
+    change::settle(session, &client, &args.wait, &args.output).await
 }
 
 async fn undo(session: &Session, args: UndoArgs) -> Outcome {

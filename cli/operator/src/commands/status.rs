@@ -1,11 +1,10 @@
 //! `meshctl status`
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use meshctl_api::view::Status;
 use meshctl_model::exit;
 
+use super::live;
 use crate::args::OutputArgs;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, BOLD, CAREFUL, Format, GOOD, document, print, print_line, styled};
@@ -34,28 +33,25 @@ pub struct Args {
     output: OutputArgs,
 }
 
-/// A watching status outlives a daemon that is replaced.
-const RETURN: Duration = Duration::from_secs(30);
-
 pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
     let client = session.daemon().await?;
     if !args.watch {
         show(&client.status().await?, args)?;
         return Ok(exit::OK);
     }
-    let mut watch = client.watch(None, RETURN).await?;
     let (mut status, mut shown) = (None, None);
-    while let Some(told) = watch.next().await? {
+    live(&client, None, async |told| {
         fold(&mut status, told);
-        let Some(status) = &mut status else { continue };
+        let Some(status) = &status else { return Ok(()) };
         // What is shown does not depend on the last event; most events change nothing of it.
-        let now = Status { last_event_id: String::new(), ..status.clone() };
+        let now = Status { last_event_id: String::new(), ..Status::clone(status) };
         if shown.as_ref() != Some(&now) {
             show_again(status, args)?;
             shown = Some(now);
         }
-    }
-    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
+        Ok(())
+    })
+    .await
 }
 
 fn show(status: &Status, args: &Args) -> Result<(), Failure> {

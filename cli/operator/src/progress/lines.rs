@@ -68,6 +68,7 @@ fn instances(service: &Service) -> String {
     }
 }
 
+/// In the words of the daemon's reasons, which stand in the same lines.
 fn doing(state: InstanceState) -> &'static str {
     match state {
         InstanceState::Starting => "starting",
@@ -75,7 +76,7 @@ fn doing(state: InstanceState) -> &'static str {
         InstanceState::Unhealthy => "unhealthy",
         InstanceState::Draining => "draining",
         InstanceState::Stopping => "stopping",
-        InstanceState::BackingOff => "ended, to be started again",
-        InstanceState::CrashLoop => "ends again and again",
+        InstanceState::BackingOff => "waiting to be started again",
+        InstanceState::CrashLoop => "in a crash loop",
     }
 }

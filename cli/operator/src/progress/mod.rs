@@ -38,6 +38,8 @@ pub(crate) enum Ending {
     Failed(Box<Failed>),
     /// Somebody wants another revision by now.
     Superseded(u64),
+    /// Somebody takes the system down: who, in words.
+    TakenDown(String),
     /// The daemon is gone.
     Gone,
     TimedOut,
@@ -116,9 +118,13 @@ fn outcome(goal: &Goal, event: &Event) -> Option<Ending> {
     let failed = || Ending::Failed(Box::new(serde_json::from_value(event.data.clone()).unwrap_or_default()));
     let about = event.data.get("revision").and_then(serde_json::Value::as_u64);
     match (goal, event.kind.as_str()) {
-        (Goal::Ready, "revision.failed") => Some(failed()),
         // After a break the stream begins with what was missed, and that may reach further back than asked for.
         (Goal::Outcome { after, .. }, _) if number(&event.id) <= number(after) => None,
+        // Then nothing is wanted any more, and no revision has an outcome.
+        (Goal::Outcome { .. } | Goal::Ready, "system.goingDown" | "system.down") => {
+            Some(Ending::TakenDown(event.message.clone()))
+        }
+        (Goal::Ready, "revision.failed") => Some(failed()),
         (Goal::Outcome { revision, .. }, "revision.applied" | "revision.failed") if about > Some(*revision) => {
             about.map(Ending::Superseded)
         }
@@ -165,6 +171,8 @@ mod tests {
         assert_eq!(ended("100", "revision.applied", json!({ "revision": 3 })), Some(Ending::Applied));
         assert_eq!(ended("11", "revision.applied", json!({ "revision": 4 })), Some(Ending::Superseded(4)));
         assert_eq!(ended("11", "instance.ready", json!({})), None);
+        assert_eq!(ended("8", "system.goingDown", json!({})), None, "the system was down before");
+        assert_eq!(ended("11", "system.goingDown", json!({})), Some(Ending::TakenDown(String::new())));
         let Some(Ending::Failed(failed)) = ended("11", "revision.failed", failed) else { panic!("it failed") };
         assert_eq!(
             (failed.failures[0].log.as_slice(), failed.blocked[0].by.as_str()),

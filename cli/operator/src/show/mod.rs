@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub(crate) use describe::describe;
-pub(crate) use system::{events, gateways, instances, revisions, services, why};
+pub(crate) use system::{events, gateways, instances, revisions, services, state_word, why};
 pub(crate) use traffic::{breakers, edges, endpoints, routes};
 
 use crate::failure::Failure;

@@ -138,16 +138,27 @@ pub(crate) fn why(service: &Service) -> Option<String> {
     }
 }
 
-pub(super) fn service_state(state: ServiceState) -> Cell {
+/// As the API writes it.
+pub(crate) fn state_word(state: ServiceState) -> &'static str {
     match state {
-        ServiceState::Ready => Cell::good("ready"),
-        ServiceState::Starting => Cell::careful("starting"),
-        ServiceState::Rolling => Cell::careful("rolling"),
-        ServiceState::Degraded => Cell::careful("degraded"),
-        ServiceState::RolledBack => Cell::bad("rolledBack"),
-        ServiceState::Blocked => Cell::careful("blocked"),
-        ServiceState::Failed => Cell::bad("failed"),
-        ServiceState::Stopped => Cell::plain("stopped"),
+        ServiceState::Ready => "ready",
+        ServiceState::Starting => "starting",
+        ServiceState::Rolling => "rolling",
+        ServiceState::Degraded => "degraded",
+        ServiceState::RolledBack => "rolledBack",
+        ServiceState::Blocked => "blocked",
+        ServiceState::Failed => "failed",
+        ServiceState::Stopped => "stopped",
+    }
+}
+
+pub(super) fn service_state(state: ServiceState) -> Cell {
+    let word = state_word(state);
+    match state {
+        ServiceState::Ready => Cell::good(word),
+        ServiceState::RolledBack | ServiceState::Failed => Cell::bad(word),
+        ServiceState::Stopped => Cell::plain(word),
+        _ => Cell::careful(word),
     }
 }
 

@@ -89,7 +89,8 @@ pub(crate) fn breakers(edges: Vec<Edge>) -> Listing {
 fn breaker(state: &str) -> Cell {
     match state {
         "closed" => Cell::good(state),
-        "halfOpen" => Cell::careful(state),
+        // `unknown`: no gateway answered.
+        "halfOpen" | "unknown" => Cell::careful(state),
         _ => Cell::bad(state),
     }
 }

@@ -1,5 +1,7 @@
-//! Following the daemon: server-sent events, resumed after the last one seen when the connection breaks off.
+//! Following the daemon: server-sent events, resumed after the last one seen when the connection breaks off, and made whole
+//! again where the daemon could not wait for this reader.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,17 +13,26 @@ use crate::view::Told;
 
 /// Between attempts to come back.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Missed events that are fetched at once.
+const PAGE: usize = 1000;
 
-/// What the daemon tells, in order and without gaps: after a break the missed events come first.
+/// What the daemon tells, in order, without gaps and each event once: what was missed comes before what follows it.
 #[derive(Debug)]
 pub struct Watch {
     client: Client,
     return_within: Duration,
+    /// The last event that was handed over, or that the first snapshot holds.
     after: Option<String>,
     /// `None` while the connection is broken.
     lines: Option<Lines>,
     broken_since: Option<Instant>,
     message: Message,
+    /// Whether this connection's first snapshot has come. A later one says that events before it were left out.
+    has_begun: bool,
+    /// A later snapshot; it is handed over after the events that it stands for.
+    catching_up: Option<Told>,
+    /// Fetched, and to be handed over before anything else.
+    fetched: VecDeque<Told>,
 }
 
 /// The message that is being read.
@@ -33,8 +44,18 @@ struct Message {
 
 impl Watch {
     pub(super) async fn open(client: Client, after: Option<String>, return_within: Duration) -> Result<Self, ApiError> {
-        let lines = connect(&client, after.as_deref()).await?;
-        Ok(Self { client, return_within, after, lines: Some(lines), broken_since: None, message: Message::default() })
+        let lines = Some(connect(&client, after.as_deref()).await?);
+        Ok(Self {
+            client,
+            return_within,
+            after,
+            lines,
+            broken_since: None,
+            message: Message::default(),
+            has_begun: false,
+            catching_up: None,
+            fetched: VecDeque::new(),
+        })
     }
 
     /// The next thing told; `None` when the daemon is gone and did not come back in time. May be cancelled at any time.
@@ -43,6 +64,16 @@ impl Watch {
     /// When the daemon refuses, or says something that is not understood.
     pub async fn next(&mut self) -> Result<Option<Told>, ApiError> {
         loop {
+            if let Some(told) = self.fetched.pop_front() {
+                if let Told::Event(event) = &told {
+                    self.has_seen(&event.id);
+                }
+                return Ok(Some(told));
+            }
+            if self.catching_up.is_some() {
+                self.catch_up().await?;
+                continue;
+            }
             let Some(lines) = &mut self.lines else {
                 if !self.come_back().await? {
                     return Ok(None);
@@ -51,18 +82,55 @@ impl Watch {
             };
             match lines.next().await {
                 Ok(Some(line)) => {
-                    if let Some(data) = self.message.take_line(&line, &mut self.after) {
-                        let told = serde_json::from_str(&data);
-                        return told.map(Some).map_err(|error| failure::not_understood("/v1/watch", &error));
+                    let Some((id, data)) = self.message.take_line(&line) else { continue };
+                    let told =
+                        serde_json::from_str(&data).map_err(|error| failure::not_understood("/v1/watch", &error))?;
+                    if let Some(told) = self.take(id.as_deref(), told) {
+                        return Ok(Some(told));
                     }
                 }
-                Ok(None) | Err(_) => {
-                    self.lines = None;
-                    self.message = Message::default();
-                    self.broken_since = Some(Instant::now());
-                }
+                Ok(None) | Err(_) => self.has_broken(),
             }
         }
+    }
+
+    /// What of a message is handed over now.
+    fn take(&mut self, id: Option<&str>, told: Told) -> Option<Told> {
+        match &told {
+            Told::Snapshot(_) if self.has_begun && self.after.is_some() => {
+                self.catching_up = Some(told);
+                return None;
+            }
+            Told::Snapshot(_) => self.has_begun = true,
+            Told::Event(event) if self.after.as_deref().is_some_and(|after| number(&event.id) <= number(after)) => {
+                return None;
+            }
+            _ => {}
+        }
+        if let Some(id) = id {
+            self.has_seen(id);
+        }
+        Some(told)
+    }
+
+    /// Fetches events that the daemon did not tell. A full page may not be all of them: the snapshot waits for the last.
+    async fn catch_up(&mut self) -> Result<(), ApiError> {
+        let events = match self.client.events(self.after.as_deref(), Some(PAGE), None).await {
+            Ok(events) => events.items,
+            Err(error) if is_absent(&error) => {
+                // Whoever comes back is told what was missed.
+                self.has_broken();
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let last = self.after.as_deref().map_or(0, number);
+        let are_all = events.len() < PAGE;
+        self.fetched.extend(events.into_iter().filter(|event| number(&event.id) > last).map(Told::Event));
+        if are_all || self.fetched.is_empty() {
+            self.fetched.extend(self.catching_up.take());
+        }
+        Ok(())
     }
 
     /// One attempt to resume; false when the time for it is over.
@@ -75,14 +143,36 @@ impl Watch {
                 self.lines = Some(lines);
                 self.broken_since = None;
             }
-            // Not there yet, or there and not ready: a daemon that starts is both for a moment.
-            Err(error) if matches!(error.code, ErrorCode::Unreachable | ErrorCode::Unavailable) => {
-                tokio::time::sleep(PAUSE).await;
-            }
+            Err(error) if is_absent(&error) => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(error),
         }
         Ok(true)
     }
+
+    fn has_broken(&mut self) {
+        self.lines = None;
+        self.message = Message::default();
+        self.has_begun = false;
+        self.catching_up = None;
+        self.broken_since = Some(Instant::now());
+    }
+
+    /// Messages that are no events carry the id of the last one told, which may lie before those that were fetched.
+    fn has_seen(&mut self, id: &str) {
+        if self.after.as_deref().is_none_or(|after| number(id) > number(after)) {
+            self.after = Some(id.to_owned());
+        }
+    }
+}
+
+/// Not there yet, or there and not ready: a daemon that starts is both for a moment.
+fn is_absent(error: &ApiError) -> bool {
+    matches!(error.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
+}
+
+/// Ids of events are numbers that rise.
+fn number(id: &str) -> u64 {
+    id.parse().unwrap_or(0)
 }
 
 async fn connect(client: &Client, after: Option<&str>) -> Result<Lines, ApiError> {
@@ -92,15 +182,12 @@ async fn connect(client: &Client, after: Option<&str>) -> Result<Lines, ApiError
 }
 
 impl Message {
-    /// Takes one line; the data of a message when that line ended one that has any. `last_id` follows the messages that
-    /// are complete, so that one cut off in the middle is asked for again.
-    fn take_line(&mut self, line: &str, last_id: &mut Option<String>) -> Option<String> {
+    /// Takes one line; the id and data of a message when that line ended one that has any. One that is cut off in the
+    /// middle does not count as seen, and is asked for again.
+    fn take_line(&mut self, line: &str) -> Option<(Option<String>, String)> {
         if line.is_empty() {
             let message = std::mem::take(self);
-            if message.id.is_some() {
-                *last_id = message.id;
-            }
-            return (!message.data.is_empty()).then_some(message.data);
+            return (!message.data.is_empty()).then_some((message.id, message.data));
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -124,12 +211,12 @@ mod tests {
 
     #[test]
     fn a_message_is_its_lines_up_to_an_empty_one() {
-        let (mut message, mut last) = (Message::default(), Some("4".to_owned()));
-        let mut read = |text: &str| -> Vec<String> {
-            text.lines().filter_map(|line| message.take_line(line, &mut last)).collect()
-        };
-        assert_eq!(read(": keep-alive\n\nevent: told\nid: 5\ndata: {\"a\":\ndata:1}\n\n"), ["{\"a\":\n1}"]);
-        assert_eq!(read("id: 6\ndata: cut"), Vec::<String>::new());
-        assert_eq!(last.as_deref(), Some("5"), "half a message does not count as seen");
+        let mut message = Message::default();
+        let mut read = |text: &str| text.lines().filter_map(|line| message.take_line(line)).collect::<Vec<_>>();
+        assert_eq!(
+            read(": keep-alive\n\nevent: told\nid: 5\ndata: {\"a\":\ndata:1}\n\n"),
+            [(Some("5".to_owned()), "{\"a\":\n1}".to_owned())]
+        );
+        assert_eq!(read("id: 6\ndata: cut"), [], "half a message is none");
     }
 }
