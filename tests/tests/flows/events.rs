@@ -43,15 +43,15 @@ impl Iterator for Stream {
 
 /// The ids of the events among what was told.
 fn ids(told: &[Message]) -> Vec<u64> {
-    let id = |event: &Value| event["id"].as_str().and_then(|id| id.parse().ok()).expect("an event has an id");
-    told.iter().filter_map(|(_, told)| told.get("event").map(id)).collect()
+    let events = told.iter().filter(|(_, told)| told["kind"] == "event");
+    events.map(|(_, told)| told["body"]["id"].as_str().and_then(|id| id.parse().ok()).expect("an id")).collect()
 }
 
 /// Reads until revision `number` is applied.
 fn until_applied(stream: &mut Stream, number: u64) -> Vec<Message> {
     let mut told = Vec::new();
     for message in stream {
-        let event = &message.1["event"];
+        let event = &message.1["body"];
         let done = event["type"] == "revision.applied" && event["data"]["revision"] == number;
         told.push(message);
         if done {
@@ -71,7 +71,7 @@ fn the_stream_goes_on_without_a_gap_or_a_repetition_over_a_new_daemon() {
     told.extend(until_applied(&mut stream, 2));
     system.kill_daemon();
     told.extend(stream);
-    assert!(told.iter().any(|(_, told)| told.get("snapshot").is_some()), "{told:#?}");
+    assert!(told.iter().any(|(_, told)| told["kind"] == "snapshot"), "{told:#?}");
 
     let last = told.last().expect("something was told").0;
     system.apply(&HELLO.replace("replicas: 2", "replicas: 1"));
@@ -96,7 +96,7 @@ fn services_are_told_as_they_change() {
     until_applied(&mut stream, 1);
     system.run(&["scale", "hello=3", "--yes"]).expect(0);
     let told = until_applied(&mut stream, 2);
-    let ready: Vec<&Value> = told.iter().filter_map(|(_, told)| told["service"].get("ready")).collect();
-    assert_eq!(ready.last(), Some(&&json!(3)), "{told:#?}");
+    let services = told.iter().map(|(_, told)| told).filter(|told| told["kind"] == "service");
+    assert_eq!(services.last().map(|told| &told["body"]["ready"]), Some(&json!(3)), "{told:#?}");
     assert_eq!(system.api("GET", "/v1/watch?after=nonsense", &Value::Null).status, 400);
 }

@@ -1,5 +1,6 @@
 //! Secrets go into the processes that need them, and are shown nowhere.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use meshctl_tests::{System, process, wait_until};
@@ -65,7 +66,11 @@ fn a_secret_is_in_no_output_argument_log_or_answer() {
     files(system.state_dir(), &mut |path, text| {
         assert!(![IN_FILE, NEXT_IN_FILE].iter().any(|canary| text.contains(canary)), "a secret in {}", path.display());
     });
-    expect_none(&std::fs::read_to_string(&saved).unwrap_or_default(), "the saved plan");
+    // A saved plan says what will be applied, values of variables included, wherever it is applied; so it is for its owner only.
+    let mode = std::fs::metadata(&saved).expect("the saved plan").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let text = std::fs::read_to_string(&saved).expect("the saved plan");
+    assert!(!text.contains(IN_FILE) && !text.contains(NEXT_IN_FILE), "{text}");
 }
 
 #[track_caller]

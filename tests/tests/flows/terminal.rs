@@ -63,7 +63,11 @@ fn screen(text: &str) -> Vec<String> {
                 }
             }
             c => {
-                assert!(column < 80, "wider than the terminal: {:?}", lines[row].iter().collect::<String>());
+                // Only the character after the last column goes to the next line.
+                if column == 80 {
+                    (row, column) = (row + 1, 0);
+                    lines.resize(lines.len().max(row + 1), Vec::new());
+                }
                 let line = &mut lines[row];
                 line.resize(line.len().max(column + 1), ' ');
                 line[column] = c;
