@@ -31,9 +31,10 @@ fn play_inventory(system: &System, statuses: &[u16]) -> Receiver<Seen> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
     let (tell, told) = channel();
-    let mut statuses = statuses.to_vec().into_iter();
+    let statuses = statuses.to_vec();
     // It ends with the test's process; what it listens on is the test's own.
     std::thread::spawn(move || {
+        let mut statuses = statuses.into_iter();
         for connection in listener.incoming().map_while(Result::ok) {
             if !answer(connection, &mut statuses, &tell) {
                 return;

@@ -96,7 +96,7 @@ fn services_are_told_as_they_change() {
     until_applied(&mut stream, 1);
     system.run(&["scale", "hello=3", "--yes"]).expect(0);
     let told = until_applied(&mut stream, 2);
-    let services = told.iter().map(|(_, told)| told).filter(|told| told["kind"] == "service");
-    assert_eq!(services.last().map(|told| &told["body"]["ready"]), Some(&json!(3)), "{told:#?}");
+    let last = told.iter().map(|(_, told)| told).rfind(|told| told["kind"] == "service");
+    assert_eq!(last.map(|told| &told["body"]["ready"]), Some(&json!(3)), "{told:#?}");
     assert_eq!(system.api("GET", "/v1/watch?after=nonsense", &Value::Null).status, 400);
 }

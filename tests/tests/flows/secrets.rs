@@ -11,6 +11,7 @@ const IN_FILE: &str = "canary-in-a-file-5f1c";
 const NEXT_IN_FILE: &str = "canary-in-a-file-77aa";
 /// In the operator's environment.
 const IN_VARIABLE: &str = "canary-in-a-variable-93be";
+const NEXT_IN_VARIABLE: &str = "canary-in-a-variable-c20d";
 
 const TOPOLOGY: &str = "
 services:
@@ -23,7 +24,7 @@ services:
 
 #[test]
 fn a_secret_is_in_no_output_argument_log_or_answer() {
-    let system = System::new().with("CANARY", IN_VARIABLE);
+    let mut system = System::new().with("CANARY", IN_VARIABLE);
     let secret = system.folder().join("secret");
     std::fs::write(&secret, IN_FILE).expect("a secret");
     let file = system.file(TOPOLOGY);
@@ -35,7 +36,12 @@ fn a_secret_is_in_no_output_argument_log_or_answer() {
 
     // A change of each is shown as a change and not as what it is.
     std::fs::write(&secret, NEXT_IN_FILE).expect("another secret");
-    shown.push(system.run(&["plan", &file, "--out", &saved]));
+    system.set("CANARY", Some(NEXT_IN_VARIABLE));
+    let changed = system.run(&["plan", &file, "--out", &saved]);
+    changed.says("VARIABLE_SECRET");
+    shown.push(changed);
+    shown.push(system.run(&["diff", &file]));
+    shown.push(system.run(&["diff", &file, "-o", "json"]));
     shown.push(system.run(&["restart", "keeper", "--yes"]));
     for args in [
         &["status"][..],
@@ -75,7 +81,7 @@ fn a_secret_is_in_no_output_argument_log_or_answer() {
 
 #[track_caller]
 fn expect_none(text: &str, of: &str) {
-    for canary in [IN_FILE, NEXT_IN_FILE, IN_VARIABLE] {
+    for canary in [IN_FILE, NEXT_IN_FILE, IN_VARIABLE, NEXT_IN_VARIABLE] {
         assert!(!text.contains(canary), "{canary} in {of}:\n{text}");
     }
 }
