@@ -1,5 +1,6 @@
 //! One request, one answer.
 
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -44,6 +45,13 @@ impl Answer {
     }
 }
 
+/// A request to a program of ours behind a Unix socket.
+pub(crate) fn send_to_socket(socket: &Path, method: &str, path: &str, body: Vec<u8>) -> Result<Answer, String> {
+    let client =
+        Client::builder().unix_socket(socket).timeout(Duration::from_secs(90)).build().expect("an HTTP client");
+    exchange(&client, method, &format!("http://meshctl{path}"), &[("content-type", "application/json")], body)
+}
+
 /// `GET url`; an error is a request that got no answer.
 pub fn get(url: &str) -> Result<Answer, String> {
     send("GET", url, &[], Vec::new())
@@ -51,9 +59,19 @@ pub fn get(url: &str) -> Result<Answer, String> {
 
 /// Sends a request; an error is one that got no whole answer.
 pub fn send(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Answer, String> {
+    exchange(&CLIENT, method, url, headers, body)
+}
+
+fn exchange(
+    client: &Client,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Result<Answer, String> {
     let method = Method::from_bytes(method.as_bytes()).expect("a method");
     RUNTIME.block_on(async {
-        let mut request = CLIENT.request(method, url).body(body);
+        let mut request = client.request(method, url).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

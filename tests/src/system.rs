@@ -239,6 +239,14 @@ impl System {
         crate::get(&self.url(path)).unwrap_or_else(|why| panic!("GET {path} got no answer: {why}"))
     }
 
+    /// A call of the daemon's API, which must be answered.
+    #[track_caller]
+    pub fn api(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        crate::http::send_to_socket(&self.state.join("meshctl.sock"), method, path, body)
+            .unwrap_or_else(|why| panic!("{method} {path} got no answer: {why}"))
+    }
+
     /// Turns the knobs of one instance of a reference service.
     #[track_caller]
     pub fn turn_knobs(&self, instance: &Value, knobs: &Value) {

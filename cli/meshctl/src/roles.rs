@@ -26,6 +26,9 @@ SIGTERM ends the daemon and leaves the services running; the next one adopts the
         /// Where the last snapshot and the admin socket are kept
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+        /// Where the gateways of one system agree about addresses that they share
+        #[arg(long, value_name = "DIR")]
+        siblings: Option<PathBuf>,
         /// One for each core where left out
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
@@ -57,9 +60,10 @@ pub(crate) fn run(role: Role, globals: &Globals) -> ExitCode {
             log();
             daemon(globals)
         }
-        Role::Gateway { dir, threads, metrics } => {
+        Role::Gateway { dir, siblings, threads, metrics } => {
             log();
-            finish(meshctl_traffic::gateway::run(meshctl_traffic::gateway::GatewayOptions { dir, threads, metrics }))
+            let options = meshctl_traffic::gateway::GatewayOptions { dir, siblings, threads, metrics };
+            finish(meshctl_traffic::gateway::run(options))
         }
         Role::Service { name } => meshctl_services::run(&name),
     }

@@ -19,8 +19,8 @@ use serde::de::DeserializeOwned;
 use crate::error::ApiError;
 use crate::place::{SOCKET, SocketPath};
 use crate::view::{
-    Accepted, ApplyRequest, DownRequest, Edge, Endpoint, Gateway, Instance, List, LogQuery, Plan, Registration,
-    RegistryView, RestartRequest, Revision, Route, ScaleRequest, Service, Status, UndoRequest, Version,
+    Accepted, ApplyRequest, DownRequest, Edge, Gateway, Instance, List, LogQuery, Plan, Registration, RegistryView,
+    RestartRequest, Revision, Route, ScaleRequest, Service, Status, UndoRequest, Version,
 };
 
 pub use lines::Logs;
@@ -127,8 +127,9 @@ impl Client {
         self.json(request.timeout(wait.saturating_add(self.patience))).await
     }
 
-    pub async fn register(&self, service: &str, id: &str, at: &Registration) -> Result<Endpoint, ApiError> {
-        self.json(self.request(Method::PUT, &endpoint(service, id)).json(at)).await
+    /// Registers an endpoint from outside, or renews its lease.
+    pub async fn register(&self, service: &str, id: &str, at: &Registration) -> Result<(), ApiError> {
+        self.send(self.request(Method::PUT, &endpoint(service, id)).json(at)).await.map(drop)
     }
 
     pub async fn deregister(&self, service: &str, id: &str) -> Result<(), ApiError> {

@@ -23,8 +23,9 @@ pub fn templates(desired: Option<&DesiredGateway>, state_dir: &Path, build: &str
         .zip(&gateway.metrics)
         .map(|(slot, metrics)| {
             let folder = folder(state_dir, slot).display().to_string();
-            let mut arguments =
-                vec![GATEWAY.to_owned(), "--dir".into(), folder, "--metrics".into(), metrics.to_string()];
+            let siblings = state_dir.join("gateways/shared").display().to_string();
+            let mut arguments = vec![GATEWAY.to_owned(), "--dir".into(), folder];
+            arguments.extend(["--siblings".into(), siblings, "--metrics".into(), metrics.to_string()]);
             if let Some(threads) = gateway.threads {
                 arguments.extend(["--threads".to_owned(), threads.to_string()]);
             }

@@ -11,5 +11,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = arguments.next().ok_or("usage: gateway DIR [THREADS] [METRICS-ADDRESS]")?.into();
     let threads = arguments.next().map(|text| text.parse()).transpose()?;
     let metrics = arguments.next().map(|text| text.parse()).transpose()?;
-    Ok(run(GatewayOptions { dir, threads, metrics })?)
+    Ok(run(GatewayOptions { dir, siblings: None, threads, metrics })?)
 }

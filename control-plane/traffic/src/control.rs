@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
+use crate::listener::Held;
 use crate::metrics::{Totals, Vitals};
 use crate::plan::{Memory, Plan};
 use crate::worker::{Command, Shared};
@@ -21,6 +22,7 @@ use crate::{disk, listener};
 
 pub(crate) struct Control {
     pub(crate) dir: PathBuf,
+    siblings: Option<PathBuf>,
     pub(crate) shared: Arc<Shared>,
     workers: RefCell<Vec<mpsc::Sender<Command>>>,
     state: Mutex<State>,
@@ -33,7 +35,7 @@ struct State {
     memory: Memory,
     live: Arc<Plan>,
     /// Our own hold on every listening socket, to hand over to a successor.
-    sockets: HashMap<SocketAddr, Vec<TcpListener>>,
+    sockets: HashMap<SocketAddr, Held>,
     refused: Vec<(SocketAddr, String)>,
     unsaved: Option<String>,
     /// Totals of each edge as they were some time ago, and more recently: percentiles are of what came since the former.
@@ -69,6 +71,7 @@ pub(crate) struct Sight {
 impl Control {
     pub(crate) fn new(
         dir: PathBuf,
+        siblings: Option<PathBuf>,
         shared: Arc<Shared>,
         workers: Vec<mpsc::Sender<Command>>,
         memory: Memory,
@@ -84,6 +87,7 @@ impl Control {
         };
         Self {
             dir,
+            siblings,
             shared,
             workers: RefCell::new(workers),
             state: Mutex::new(state),
@@ -133,7 +137,7 @@ impl Control {
                 continue;
             }
             if let Entry::Vacant(place) = state.sockets.entry(address) {
-                match sockets(address, inherited.remove(&address), workers.len()) {
+                match sockets(address, inherited.remove(&address), workers.len(), self.siblings.as_deref()) {
                     Ok((kept, given)) => {
                         place.insert(kept);
                         for (at, socket) in given.into_iter().enumerate() {
@@ -260,7 +264,7 @@ impl Control {
     /// Everything that a successor needs to go on in our place.
     pub(crate) async fn legacy(&self) -> io::Result<Legacy> {
         let state = self.state.lock().await;
-        let sockets = state.sockets.iter().flat_map(|(address, sockets)| sockets.iter().map(move |s| (*address, s)));
+        let sockets = state.sockets.iter().flat_map(|(address, held)| held.sockets.iter().map(move |s| (*address, s)));
         let sockets = sockets.map(|(address, socket)| Ok((address, socket.try_clone()?))).collect::<io::Result<_>>()?;
         Ok(Legacy { snapshot: state.live.snapshot.clone(), sockets })
     }
@@ -307,15 +311,12 @@ fn sockets(
     address: SocketAddr,
     inherited: Option<Vec<TcpListener>>,
     workers: usize,
-) -> io::Result<(Vec<TcpListener>, Vec<TcpListener>)> {
+    siblings: Option<&Path>,
+) -> io::Result<(Held, Vec<TcpListener>)> {
     let kept = match inherited {
-        Some(mut sockets) => {
-            // Every inherited socket is accepted from, or its queue would starve; more threads than sockets open more.
-            sockets.extend(listener::join(address, workers.saturating_sub(sockets.len()))?);
-            sockets
-        }
-        None => listener::open(address, workers)?,
+        Some(sockets) => listener::inherit(address, workers, sockets, siblings)?,
+        None => listener::open_beside(address, workers, siblings)?,
     };
-    let given = kept.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+    let given = kept.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
     Ok((kept, given))
 }

@@ -32,6 +32,8 @@ pub struct GatewayOptions {
     /// Holds the snapshot and the sockets of this gateway; made if it is not there. One gateway to a folder: a newer one
     /// in the same folder takes over from the one that runs.
     pub dir: PathBuf,
+    /// Where the gateways of one system agree about addresses that they share; without it nothing is shared.
+    pub siblings: Option<PathBuf>,
     /// Data-plane threads; by default one for each core.
     pub threads: Option<usize>,
     /// Where to serve `/metrics` beside the admin socket.
@@ -171,7 +173,7 @@ fn start_workers(options: &GatewayOptions) -> Result<(Control, Vec<std::thread::
         threads.push(thread.map_err(GatewayRunError::Threads)?);
         senders.push(sender);
     }
-    Ok((Control::new(options.dir.clone(), shared, senders, memory, empty), threads))
+    Ok((Control::new(options.dir.clone(), options.siblings.clone(), shared, senders, memory, empty), threads))
 }
 
 fn bind_admin(dir: &Path, path: &SocketPath) -> io::Result<UnixListener> {

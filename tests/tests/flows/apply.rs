@@ -73,6 +73,18 @@ fn a_saved_plan_is_applied_once_and_refused_when_stale() {
 }
 
 #[test]
+fn a_plan_saved_without_a_daemon_applies_also_after_the_system_was_taken_down() {
+    let system = System::new();
+    let saved = system.folder().join("saved.plan").to_string_lossy().into_owned();
+    system.run(&["plan", &system.file(HELLO), "--out", &saved]);
+    system.apply(&HELLO.replace("replicas: 2", "replicas: 1"));
+    system.run(&["apply", &saved, "--yes"]).expect(4);
+    system.down();
+    system.run(&["apply", &saved, "--yes"]).expect(0);
+    assert_eq!(system.pids("hello").len(), 2);
+}
+
+#[test]
 fn two_shells_may_apply_at_once() {
     let system = System::new();
     system.apply(HELLO);

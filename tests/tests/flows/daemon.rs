@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Child;
 
 use meshctl_tests::{Load, System, process, wait_until};
 use rustix::process::Signal;
@@ -81,17 +82,19 @@ fn crash_at_every_step(prepare: impl Fn(&System)) -> u32 {
         let mut system = System::new();
         prepare(&system);
         system.set("MESHCTL_CRASH_AT", Some(&step.to_string()));
-        let ran = system.try_apply(AIM);
+        let file = system.file(AIM);
+        let apply = system.start(&["apply", &file, "--yes"]);
         system.set("MESHCTL_CRASH_AT", None);
-        let survived = system.daemon_pid().is_some();
-        if !survived {
-            assert_ne!(ran.status, 0, "the daemon died and yet all was well: {ran}");
-            // The daemon alone, without another apply: what was begun is finished by itself. What was never accepted is not
-            // begun; then the system is what it was before.
-            let mut daemon = system.start(&["daemon"]);
+        let (apply, survived) = end_of_apply_or_daemon(&system, apply);
+        // The daemon alone, without another apply: what was begun is finished by itself, and the apply that is still there
+        // tells so. What was never accepted is not begun; then the system is what it was before.
+        let daemon = (!survived).then(|| system.start(&["daemon"]));
+        let ran = system.end_of(apply);
+        if let Some(mut daemon) = daemon {
             wait_until("the daemon to answer", || system.run(&["status"]).status != 69);
-            if accepted(&system) {
-                wait_until("the system to be as it should", || as_it_should_be(&system));
+            assert_eq!(ran.status == 0, accepted(&system), "the daemon died at step {step}: {ran}");
+            if ran.status == 0 {
+                assert!(as_it_should_be(&system), "{ran} {:#}", system.status());
             }
             process::signal(daemon.id(), Signal::KILL);
             daemon.wait().expect("the daemon's end");
@@ -114,6 +117,17 @@ fn crash_at_every_step(prepare: impl Fn(&System)) -> u32 {
         }
     }
     panic!("an apply of two services has no hundred steps");
+}
+
+/// Returns when the apply has ended, or the daemon that it started; and whether the daemon lives on.
+fn end_of_apply_or_daemon(system: &System, mut apply: Child) -> (Child, bool) {
+    let mut seen = false;
+    wait_until("the apply or the daemon to end", || {
+        let runs = system.daemon_pid().is_some();
+        seen |= runs;
+        (seen && !runs) || apply.try_wait().expect("a child of ours").is_some()
+    });
+    (apply, system.daemon_pid().is_some())
 }
 
 /// Whether the aim was saved: its service `beta` is wanted.

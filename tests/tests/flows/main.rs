@@ -1,17 +1,23 @@
 //! The product from end to end, a file per flow. One binary, so that it links once and its tests share the machine well.
 
 mod apply;
+mod calls;
 mod change;
 mod daemon;
 mod disk;
+mod events;
 mod failing;
 mod gateway;
+mod gateways;
 mod output;
 mod polyglot;
+mod registration;
 mod registry;
 mod rolling;
 mod runtime;
+mod secrets;
 mod shop;
+mod terminal;
 mod validate;
 
 /// One service with two instances behind `/`, and everything below it.

@@ -163,6 +163,15 @@ fn the_schema_that_is_checked_in_is_the_one_that_is_printed() {
 }
 
 #[test]
+fn the_document_of_the_api_that_is_checked_in_is_the_one_that_is_served() {
+    let system = System::new();
+    system.apply(HELLO);
+    let served = system.api("GET", "/openapi.json", &Value::Null).json();
+    let kept = std::fs::read_to_string(repository().join("control-plane/api/openapi.json")).expect("it is checked in");
+    assert_eq!(served, serde_json::from_str::<Value>(&kept).expect("JSON"));
+}
+
+#[test]
 fn shells_complete() {
     let system = System::new();
     for shell in ["bash", "zsh", "fish"] {

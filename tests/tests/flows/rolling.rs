@@ -30,6 +30,29 @@ fn a_rolling_restart_of_a_single_instance_fails_no_request() {
 }
 
 #[test]
+fn a_service_with_a_fixed_port_is_replaced_in_its_place_while_requests_wait() {
+    let system = System::new();
+    let port = system.port(5);
+    let body = |edit: u32| {
+        let fixed = format!("builtin: hello, port: {port}, env: {{ EDIT: '{edit}' }},");
+        let patient = "defaults: { deadline: 20s, attemptTimeout: 20s }\n";
+        HELLO.replace("builtin: hello, replicas: 2,", &fixed) + patient
+    };
+    system.apply(&body(0));
+    let load = Load::start(&system.url("/"), 8);
+    load.pass(100);
+    for edit in 1..4 {
+        let before = system.pids("hello");
+        system.apply(&body(edit));
+        load.pass(50);
+        let instance = &system.instances("hello")[0];
+        assert_eq!(instance["address"], format!("127.0.0.1:{port}"), "{instance:#}");
+        assert_ne!(system.pids("hello"), before);
+    }
+    load.finish().expect_no_failure();
+}
+
+#[test]
 fn twenty_edits_under_load_fail_no_request() {
     let system = System::new();
     system.apply(HELLO);

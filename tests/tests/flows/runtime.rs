@@ -64,7 +64,7 @@ fn requests_under_way_are_finished_when_an_instance_stops() {
 fn a_crash_loop_is_shown() {
     let system = System::new();
     system
-        .try_apply("\nservices:\n  crashing: { command: [sh, -c, 'echo once more; exit 7'], port: none, health: { tcp: false }, startTimeout: 2s }\n")
+        .try_apply("\nservices:\n  crashing: { command: [sh, -c, 'echo once more; exit 7'], startTimeout: 2s }\n")
         .expect(1);
     let instance = wait_for("the crash loop to be shown", || {
         system.instances("crashing").into_iter().find(|instance| instance["state"] == "crashLoop")
@@ -135,6 +135,20 @@ services:
     wait_until("the line", || system.run(&["logs", "told"]).stdout.contains(&line));
     let shown = system.run(&["describe", "svc/told", "-o", "json"]);
     assert!(!shown.stdout.contains("from a file"), "a secret is never shown: {shown}");
+}
+
+#[test]
+fn the_limit_of_open_files_holds_for_descendants_too() {
+    let system = System::new();
+    let script = "(ulimit -S -n; ulimit -H -n) | tr \"\\n\" \" \"; echo are the limits; exec sleep 3600";
+    system.apply(&format!(
+        "
+services:
+  bounded: {{ command: [sh, -c, '{script}'], port: none, health: {{ tcp: false }}, resources: {{ openFiles: 77 }} }}
+"
+    ));
+    wait_until("the limits", || system.run(&["logs", "bounded"]).stdout.contains("are the limits"));
+    system.run(&["logs", "bounded"]).says("77 77 are the limits");
 }
 
 fn bytes_beneath(folder: &Path) -> u64 {

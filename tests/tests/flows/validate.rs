@@ -93,6 +93,9 @@ fn the_starter_applies_as_it_is() {
     let text = std::fs::read_to_string(&written[0]).expect("the starter");
     let moved = system.raw_file("moved.yaml", &text.replace("8080", &system.port(0).to_string()));
     system.run(&["apply", &moved, "--yes"]).expect(0);
+    let pids = system.all_pids();
+    system.run(&["apply", &moved, "--yes"]).expect(0);
+    assert_eq!(system.all_pids(), pids, "applied again it changes nothing");
     system.down();
     let again = system.run(&["init"]);
     assert_ne!(again.status, 0, "init writes over nothing: {again}");
