@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::metrics::{Totals, Vitals};
 use crate::plan::{Memory, Plan};
@@ -25,8 +25,6 @@ pub(crate) struct Control {
     workers: RefCell<Vec<mpsc::Sender<Command>>>,
     state: Mutex<State>,
     draining: Cell<bool>,
-    /// Told when somebody on the admin socket wants the gateway to end.
-    pub(crate) drain_wanted: Notify,
 }
 
 struct State {
@@ -49,9 +47,7 @@ pub(crate) struct Legacy {
 /// Why a snapshot did not become live.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error(
-        "generation {offered} is older than generation {live}, which is live; send it with the header `force: true` if it is meant"
-    )]
+    #[error("generation {offered} is older than generation {live}, which is live; go on from {live}")]
     Older { offered: u64, live: u64 },
     #[error("the snapshot does not hold together: {0}")]
     Invalid(String),
@@ -82,25 +78,18 @@ impl Control {
             unsaved: None,
             earlier: Default::default(),
         };
-        Self {
-            dir,
-            shared,
-            workers: RefCell::new(workers),
-            state: Mutex::new(state),
-            draining: Cell::new(false),
-            drain_wanted: Notify::new(),
-        }
+        Self { dir, shared, workers: RefCell::new(workers), state: Mutex::new(state), draining: Cell::new(false) }
     }
 
     /// Makes a snapshot live on every thread, and saves it. A listener that cannot be opened keeps nothing else from
     /// going live; it is reported as refused, and tried again from time to time.
-    pub(crate) async fn install(&self, snapshot: Snapshot, force: bool) -> Result<GatewayStatus, Refusal> {
+    pub(crate) async fn install(&self, snapshot: Snapshot) -> Result<GatewayStatus, Refusal> {
         if self.draining.get() {
             return Err(Refusal::Draining);
         }
         let mut state = self.state.lock().await;
         let live = &state.live.snapshot;
-        if live.topology == snapshot.topology && snapshot.generation < live.generation && !force {
+        if live.topology == snapshot.topology && snapshot.generation < live.generation {
             return Err(Refusal::Older { offered: snapshot.generation, live: live.generation });
         }
         let plan = Arc::new(state.memory.plan(snapshot).map_err(Refusal::Invalid)?);

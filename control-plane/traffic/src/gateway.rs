@@ -23,7 +23,9 @@ use crate::plan::Memory;
 use crate::worker::{self, Shared};
 use crate::{admin, disk, listener};
 
-/// How long requests under way may go on once the gateway has been asked to end.
+/// How long requests under way may go on once the gateway has been asked to end, or has handed over. An upgraded
+/// connection (WebSocket) has no end of its own to wait for: it goes on for as long, and is then cut off; its client
+/// connects again, to whoever serves by then.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AFTER_EVERY: Duration = Duration::from_secs(5);
 
@@ -107,7 +109,6 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = control.drain_wanted.notified() => break,
             _ = look_after.tick() => control.look_after().await,
             Some(ask) = asked.recv() => match ask {
                 Ask::Legacy(answer) => {

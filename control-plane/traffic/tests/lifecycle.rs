@@ -73,7 +73,9 @@ async fn it_serves_from_disk_and_from_deep_folders() {
     std::fs::create_dir_all(&deep).expect("made");
     let address = free_address();
     let gateway = Gateway::start(&deep, address);
-    gateway.push(&snapshot(address, &[origin.address])).await;
+    let mut saved = snapshot(address, &[origin.address]);
+    (saved.revision, saved.generation) = (4, 10);
+    gateway.push(&saved).await;
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(deep.join("admin.sock")).expect("there").permissions(),
     );
@@ -81,7 +83,14 @@ async fn it_serves_from_disk_and_from_deep_folders() {
     drop(gateway); // by SIGKILL: nothing is tidied up
     let gateway = Gateway::start(&deep, address);
     assert_eq!(ask(address, get("/")).await.body(), "saved");
-    assert_eq!(gateway.status().await.generation, 1);
+    // A control plane that has forgotten goes on from what it is told here.
+    let status = gateway.status().await;
+    assert_eq!((status.revision, status.generation), (4, 10));
+    saved.generation = 9;
+    let refusal = gateway.driver.push(&saved).await.expect_err("older").to_string();
+    assert!(refusal.contains("generation 9 is older than generation 10"), "{refusal}");
+    saved.generation = 11;
+    assert_eq!(gateway.push(&saved).await.generation, 11);
     drop(gateway);
     std::fs::write(deep.join("snapshot.json"), "{\"topology\": \"torn").expect("written");
     let gateway = Gateway::start(&deep, address);
