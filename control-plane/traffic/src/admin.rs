@@ -73,7 +73,7 @@ async fn put_snapshot(request: Request<Incoming>, control: &Control) -> Answer {
             let status = match refusal {
                 Refusal::Older { .. } => StatusCode::CONFLICT,
                 Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+                Refusal::Draining | Refusal::WorkerGone => StatusCode::SERVICE_UNAVAILABLE,
             };
             refuse(status, &refusal.to_string())
         }

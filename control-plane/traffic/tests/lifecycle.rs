@@ -195,6 +195,24 @@ async fn asked_to_end_it_lets_requests_end() {
 }
 
 #[tokio::test]
+async fn one_that_ends_leaves_the_sockets_of_another_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = Gateway::start(folder.path(), free_address());
+    // As a successor's that never got to say that it accepts.
+    let others = ["admin.sock", "handover.sock"].map(|name| {
+        let (path, new) = (folder.path().join(name), folder.path().join("another"));
+        let socket = std::os::unix::net::UnixListener::bind(&new).expect("bound");
+        std::fs::rename(new, &path).expect("moved");
+        (socket, path)
+    });
+    gateway.terminate();
+    assert_eq!(gateway.ended().await, Some(0));
+    for (_socket, path) in &others {
+        assert!(path.exists(), "{}", path.display());
+    }
+}
+
+#[tokio::test]
 async fn two_gateways_do_not_share_a_port() {
     let origin = Origin::saying("ok").await;
     let snapshot = snapshot(free_address(), &[origin.address]);
@@ -202,8 +220,8 @@ async fn two_gateways_do_not_share_a_port() {
     let folder = tempfile::tempdir().expect("a folder");
     let second = Gateway::start(folder.path(), first.address);
     let status = second.push(&snapshot).await;
-    assert_eq!(status.refused.len(), 1);
-    assert!(status.refused[0].1.contains("in use"), "{:?}", status.refused);
+    let why = format!("address already in use by gateway (pid {})", first.child.id());
+    assert_eq!(status.refused, [(first.address, why)]);
     drop(first);
     // It is tried again from time to time.
     second.until("it has the port now", |status| status.refused.is_empty()).await;
