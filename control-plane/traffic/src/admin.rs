@@ -54,16 +54,11 @@ async fn answer(request: Request<Incoming>, control: &Control, metrics_only: boo
         (&Method::GET, "/status") => json(StatusCode::OK, &control.status().await),
         (&Method::POST, "/drained") => drained(request.uri().query().unwrap_or(""), control).await,
         (&Method::GET, "/events") => events(control),
-        (&Method::POST, "/drain") => {
-            control.drain_wanted.notify_one();
-            json(StatusCode::ACCEPTED, &control.status().await)
-        }
         (method, path) => refuse(StatusCode::NOT_FOUND, &format!("there is no {method} {path}")),
     }
 }
 
 async fn put_snapshot(request: Request<Incoming>, control: &Control) -> Answer {
-    let force = request.headers().get("force").is_some_and(|value| value == "true");
     let body = match Limited::new(request.into_body(), LARGEST_SNAPSHOT).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("cannot read the snapshot: {error}")),
@@ -72,13 +67,13 @@ async fn put_snapshot(request: Request<Incoming>, control: &Control) -> Answer {
         Ok(snapshot) => snapshot,
         Err(error) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, &format!("this is not a snapshot: {error}")),
     };
-    match control.install(snapshot, force).await {
+    match control.install(snapshot).await {
         Ok(status) => json(StatusCode::OK, &status),
         Err(refusal) => {
             let status = match refusal {
                 Refusal::Older { .. } => StatusCode::CONFLICT,
                 Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+                Refusal::Draining | Refusal::WorkerGone => StatusCode::SERVICE_UNAVAILABLE,
             };
             refuse(status, &refusal.to_string())
         }
@@ -101,7 +96,7 @@ async fn drained(query: &str, control: &Control) -> Answer {
 }
 
 /// One JSON object on a line for each event, from now on. A reader that falls too far behind gets a last line that says
-/// so, `{"type":"lagged","missed":N}`, and begins anew from the status.
+/// so, `{"type":"lagged","missed":N}`; what it missed shows in the status.
 fn events(control: &Control) -> Answer {
     let lines = stream::unfold(Some(control.shared.events.subscribe()), async |receiver| {
         let mut receiver = receiver?;

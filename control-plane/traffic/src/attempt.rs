@@ -45,19 +45,27 @@ impl Drop for Lease {
     }
 }
 
-/// Permission of the breaker, with its verdict: `Unknown` unless somebody says better.
+/// Permission of the breaker, given back with a verdict: at once when there is one, so that what this attempt meant is
+/// known before the next one asks; as `Unknown` if nobody ever said.
 struct Judged<'a> {
     edge: &'a EdgeState,
     policy: BreakerPolicy,
-    ticket: Ticket,
-    verdict: Verdict,
-    /// When it was passed.
-    at: u64,
+    /// `None` once it is given back.
+    ticket: Option<Ticket>,
+    admitted: u64,
+}
+
+impl Judged<'_> {
+    fn record(&mut self, verdict: Verdict, at: u64) {
+        if let Some(ticket) = self.ticket.take() {
+            self.edge.breaker.record(&self.policy, ticket, verdict, at);
+        }
+    }
 }
 
 impl Drop for Judged<'_> {
     fn drop(&mut self) {
-        self.edge.breaker.record(&self.policy, self.ticket, self.verdict, self.at);
+        self.record(Verdict::Unknown, self.admitted);
     }
 }
 
@@ -200,11 +208,11 @@ impl Call<'_> {
     fn judged(&self, now: u64) -> Result<Judged<'_>, u64> {
         let ticket = self.edge.state.breaker.admit(&self.edge.policy.breaker, now)?;
         let policy = self.edge.policy.breaker.clone();
-        Ok(Judged { edge: &self.edge.state, policy, ticket, verdict: Verdict::Unknown, at: now })
+        Ok(Judged { edge: &self.edge.state, policy, ticket: Some(ticket), admitted: now })
     }
 
     fn conclude(&self, judged: &mut Judged<'_>, verdict: Verdict, at: u64) {
-        (judged.verdict, judged.at) = (verdict, at);
+        judged.record(verdict, at);
         if verdict == Verdict::Failure {
             count(&self.edge.state.metrics[self.worker.index].failures, 1);
         }
@@ -282,8 +290,7 @@ impl Call<'_> {
             *request = failed.take_message();
             let why = failed.into_error();
             // Before the first byte of a response: anything later is an error of parsing, not of the connection.
-            let wordless = why.is_canceled() || why.is_incomplete_message() || why.is_closed() || !why.is_parse();
-            Failure::Reset { stale: reused && wordless, why }
+            Failure::Reset { stale: reused && !why.is_parse(), why }
         })
     }
 }

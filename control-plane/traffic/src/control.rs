@@ -12,13 +12,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::listener::Held;
 use crate::metrics::{Totals, Vitals};
 use crate::plan::{Memory, Plan};
 use crate::worker::{Command, Shared};
-use crate::{disk, listener};
+use crate::{disk, holder, listener};
 
 pub(crate) struct Control {
     pub(crate) dir: PathBuf,
@@ -27,8 +27,6 @@ pub(crate) struct Control {
     workers: RefCell<Vec<mpsc::Sender<Command>>>,
     state: Mutex<State>,
     draining: Cell<bool>,
-    /// Told when somebody on the admin socket wants the gateway to end.
-    pub(crate) drain_wanted: Notify,
 }
 
 struct State {
@@ -51,14 +49,14 @@ pub(crate) struct Legacy {
 /// Why a snapshot did not become live.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error(
-        "generation {offered} is older than generation {live}, which is live; send it with the header `force: true` if it is meant"
-    )]
+    #[error("generation {offered} is older than generation {live}, which is live; go on from {live}")]
     Older { offered: u64, live: u64 },
     #[error("the snapshot does not hold together: {0}")]
     Invalid(String),
     #[error("the gateway is on its way down")]
     Draining,
+    #[error("a thread of the gateway is gone: the gateway ends with an error and has to be started again")]
+    WorkerGone,
 }
 
 /// Everything that metrics are made of, at one moment.
@@ -92,23 +90,22 @@ impl Control {
             workers: RefCell::new(workers),
             state: Mutex::new(state),
             draining: Cell::new(false),
-            drain_wanted: Notify::new(),
         }
     }
 
     /// Makes a snapshot live on every thread, and saves it. A listener that cannot be opened keeps nothing else from
     /// going live; it is reported as refused, and tried again from time to time.
-    pub(crate) async fn install(&self, snapshot: Snapshot, force: bool) -> Result<GatewayStatus, Refusal> {
+    pub(crate) async fn install(&self, snapshot: Snapshot) -> Result<GatewayStatus, Refusal> {
         if self.draining.get() {
             return Err(Refusal::Draining);
         }
         let mut state = self.state.lock().await;
         let live = &state.live.snapshot;
-        if live.topology == snapshot.topology && snapshot.generation < live.generation && !force {
+        if live.topology == snapshot.topology && snapshot.generation < live.generation {
             return Err(Refusal::Older { offered: snapshot.generation, live: live.generation });
         }
         let plan = Arc::new(state.memory.plan(snapshot).map_err(Refusal::Invalid)?);
-        self.switch(&mut state, plan, HashMap::new()).await;
+        self.switch(&mut state, plan, HashMap::new()).await?;
         self.save(&mut state).await;
         Ok(self.status_of(&state))
     }
@@ -121,11 +118,17 @@ impl Control {
     ) -> Result<(), Refusal> {
         let mut state = self.state.lock().await;
         let plan = Arc::new(state.memory.plan(snapshot).map_err(Refusal::Invalid)?);
-        self.switch(&mut state, plan, inherited).await;
-        Ok(())
+        self.switch(&mut state, plan, inherited).await
     }
 
-    async fn switch(&self, state: &mut State, plan: Arc<Plan>, mut inherited: HashMap<SocketAddr, Vec<TcpListener>>) {
+    /// # Errors
+    /// [`Refusal::WorkerGone`]; what was live is still said to be, for as long as the gateway stays.
+    async fn switch(
+        &self,
+        state: &mut State,
+        plan: Arc<Plan>,
+        mut inherited: HashMap<SocketAddr, Vec<TcpListener>>,
+    ) -> Result<(), Refusal> {
         let mut serves: Vec<(SocketAddr, Serves)> = Vec::new();
         let workers = self.workers();
         let mut opened: Vec<Vec<(SocketAddr, TcpListener)>> = workers.iter().map(|_| Vec::new()).collect();
@@ -145,8 +148,9 @@ impl Control {
                         }
                     }
                     Err(error) => {
-                        tracing::error!(%address, %error, "cannot listen");
-                        state.refused.push((address, format!("cannot listen on {address}: {error}")));
+                        let why = holder::why(address, &error);
+                        tracing::error!(%address, why, "cannot listen");
+                        state.refused.push((address, why));
                         continue;
                     }
                 }
@@ -159,9 +163,10 @@ impl Control {
             let (plan, serves) = (Arc::clone(&plan), serves.clone());
             ask(worker, |done| Command::Install { plan, opened, serves, done })
         });
-        futures_util::future::join_all(installed).await;
+        futures_util::future::join_all(installed).await.into_iter().collect::<Result<(), _>>()?;
         state.memory.settle(&plan);
         state.live = plan;
+        Ok(())
     }
 
     async fn save(&self, state: &mut State) {
@@ -181,7 +186,9 @@ impl Control {
         let mut state = self.state.lock().await;
         if !state.refused.is_empty() && !self.draining.get() {
             let plan = Arc::clone(&state.live);
-            self.switch(&mut state, plan, HashMap::new()).await;
+            if self.switch(&mut state, plan, HashMap::new()).await.is_err() {
+                return;
+            }
         }
         if state.unsaved.is_some() {
             self.save(&mut state).await;
@@ -274,7 +281,8 @@ impl Control {
         self.draining.set(true);
         self.state.lock().await.sockets.clear();
         let stopped = self.workers().into_iter().map(async |worker| {
-            ask(&worker, |done| Command::StopAccepting { leave_queue: handed_over, done }).await;
+            // One that is gone accepts nothing; its end is noticed when it is joined.
+            let _gone = ask(&worker, |done| Command::StopAccepting { leave_queue: handed_over, done }).await;
         });
         futures_util::future::join_all(stopped).await;
     }
@@ -282,7 +290,7 @@ impl Control {
     /// Lets what is under way end; returns when all has ended or `within` is over.
     pub(crate) async fn drain(&self, within: Duration) {
         let drained = self.workers().into_iter().map(async |worker| {
-            ask(&worker, |done| Command::Drain { within, done }).await;
+            let _gone = ask(&worker, |done| Command::Drain { within, done }).await;
         });
         futures_util::future::join_all(drained).await;
     }
@@ -298,12 +306,16 @@ impl Control {
 }
 
 /// Sends a command and waits until it has been carried out.
-async fn ask(worker: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+///
+/// # Errors
+/// [`Refusal::WorkerGone`].
+async fn ask(
+    worker: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<()>) -> Command,
+) -> Result<(), Refusal> {
     let (done, carried_out) = oneshot::channel();
-    if worker.send(command(done)).await.is_err() || carried_out.await.is_err() {
-        // A worker only ends by a panic; the others carry on, and this is how it is noticed.
-        tracing::error!("a worker thread is gone");
-    }
+    worker.send(command(done)).await.map_err(|_| Refusal::WorkerGone)?;
+    carried_out.await.map_err(|_| Refusal::WorkerGone)
 }
 
 /// Sockets for an address: those to keep and those to give to the workers, at least one for each of them.
@@ -319,4 +331,31 @@ fn sockets(
     };
     let given = kept.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
     Ok((kept, given))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Events;
+
+    #[tokio::test]
+    async fn a_snapshot_that_a_dead_worker_never_saw_is_not_live() {
+        let events = Events::new();
+        let mut memory = Memory::new(2, events.clone());
+        let live = Arc::new(memory.plan(Snapshot::default()).expect("an empty plan"));
+        let shared = Arc::new(Shared::new(events, 2));
+        let (alive, mut commands) = mpsc::channel(4);
+        let (dead, _) = mpsc::channel(4);
+        tokio::spawn(async move {
+            while let Some(Command::Install { done, .. }) = commands.recv().await {
+                done.send(()).expect("somebody waits");
+            }
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let control = Control::new(folder.path().to_owned(), None, shared, vec![alive, dead], memory, live);
+        let next = Snapshot { generation: 1, ..Snapshot::default() };
+        assert!(matches!(control.install(next).await, Err(Refusal::WorkerGone)));
+        assert_eq!(control.status().await.generation, 0);
+        assert!(!folder.path().join("snapshot.json").exists());
+    }
 }

@@ -1,5 +1,5 @@
 //! What happens in the gateway, told to whoever listens. Nobody who listens slowly holds anything up: a reader that
-//! falls more than a thousand events behind is told so and cut off, and begins again from the gateway's status.
+//! falls more than a thousand events behind is told so and cut off; what it missed shows in the gateway's status.
 
 use meshctl_model::snapshot::GatewayEvent;
 use tokio::sync::broadcast;

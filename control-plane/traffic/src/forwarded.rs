@@ -75,8 +75,14 @@ impl Origin {
         }
     }
 
-    /// Appends this hop to `Forwarded` (RFC 7239) and to its customary forerunners.
-    pub(crate) fn tell(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+    /// Appends this hop to `Forwarded` (RFC 7239) and to its customary forerunners. `outermost`: the client is not one
+    /// of ours, and what it says of the hops before it is removed, because callees would believe it.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>, outermost: bool) {
+        if outermost {
+            [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO]
+                .iter()
+                .for_each(|name| drop(headers.remove(name)));
+        }
         let element = self.element(host);
         append(headers, FORWARDED, &element);
         append(headers, X_FORWARDED_FOR, &self.address);
@@ -154,15 +160,35 @@ mod tests {
         let origin = Origin::new("::ffff:10.0.0.7".parse().expect("an address"));
         let host = HeaderValue::from_static("shop:8080");
         let mut fresh = HeaderMap::new();
-        origin.tell(&mut fresh, Some(&host));
+        origin.tell(&mut fresh, Some(&host), false);
         assert_eq!(fresh[FORWARDED], "for=10.0.0.7;host=\"shop:8080\";proto=http");
         assert_eq!((&fresh[X_FORWARDED_FOR], &fresh[X_FORWARDED_HOST]), (&"10.0.0.7".parse().expect("value"), &host));
         let mut chained =
             headers(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2"), ("x-forwarded-proto", "https")]);
-        Origin::new("::1".parse().expect("an address")).tell(&mut chained, None);
+        Origin::new("::1".parse().expect("an address")).tell(&mut chained, None, false);
         assert_eq!(chained[X_FORWARDED_FOR], "1.1.1.1, 2.2.2.2, ::1");
         assert_eq!(chained[X_FORWARDED_PROTO], "https");
         assert_eq!(chained[FORWARDED], "for=\"[::1]\";proto=http");
+    }
+
+    #[test]
+    fn what_an_outsider_says_of_itself_is_not_passed_on() {
+        let mut claimed = headers(&[
+            ("forwarded", "for=10.0.0.1;proto=https"),
+            ("forwarded", "for=10.0.0.2"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "admin.internal"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        let host = HeaderValue::from_static("shop");
+        Origin::new("192.0.2.7".parse().expect("an address")).tell(&mut claimed, Some(&host), true);
+        let told = [
+            ("forwarded", "for=192.0.2.7;host=\"shop\";proto=http"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-host", "shop"),
+            ("x-forwarded-proto", "http"),
+        ];
+        assert_eq!(claimed, headers(&told));
     }
 
     #[test]

@@ -8,22 +8,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshctl_drivers::gateway::embedded::place::{ADMIN_SOCKET, HANDOVER_SOCKET, SocketPath};
+use meshctl_drivers::gateway::embedded::place::ADMIN_SOCKET;
 use meshctl_model::snapshot::Snapshot;
 use rustix::process::{Resource, Rlimit};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::control::Control;
+use crate::control::{Control, Refusal};
 use crate::events::Events;
 use crate::handover::{self, Ask};
-use crate::metrics::Vitals;
+use crate::name::Name;
 use crate::plan::Memory;
 use crate::worker::{self, Shared};
 use crate::{admin, disk, listener};
 
-/// How long requests under way may go on once the gateway has been asked to end.
+/// How long requests under way may go on once the gateway has been asked to end, or has handed over. An upgraded
+/// connection (WebSocket) has no end of its own to wait for: it goes on for as long, and is then cut off; its client
+/// connects again, to whoever serves by then.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AFTER_EVERY: Duration = Duration::from_secs(5);
 
@@ -48,6 +50,10 @@ pub enum GatewayRunError {
     Metrics { address: SocketAddr, why: io::Error },
     #[error("cannot start the gateway's threads: {0}")]
     Threads(io::Error),
+    #[error(
+        "a data-plane thread cannot go on, as the log says: nobody would accept the connections that it is still given"
+    )]
+    Worker,
     #[error("the gateway that runs in {path} does not hand over: {why}; end process first, or look at its log", path = path.display())]
     Handover { path: PathBuf, why: io::Error },
 }
@@ -55,7 +61,7 @@ pub enum GatewayRunError {
 /// Runs a gateway until SIGTERM, SIGINT or a newer gateway ends it, and all that was under way has ended.
 ///
 /// # Errors
-/// When it cannot start. Once it serves, nothing ends it but being asked to.
+/// When it cannot start. Once it serves, nothing ends it but being asked to, or a thread of its own that panics.
 pub fn run(options: GatewayOptions) -> Result<(), GatewayRunError> {
     let folder = |why| GatewayRunError::Folder { path: options.dir.clone(), why };
     raise_descriptor_limit();
@@ -80,13 +86,16 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
     };
     let (control, threads) = start_workers(options)?;
     let control = Rc::new(control);
-    if let Err(refusal) = control.begin(snapshot, inherited).await {
-        tracing::error!(%refusal, "waiting for a snapshot: the saved one cannot be used");
+    match control.begin(snapshot, inherited).await {
+        Ok(()) => {}
+        Err(Refusal::WorkerGone) => return Err(GatewayRunError::Worker),
+        Err(refusal) => tracing::error!(%refusal, "waiting for a snapshot: the saved one cannot be used"),
     }
 
     let (ask, mut asked) = mpsc::channel(1);
-    let admin_path = SocketPath::inside(&options.dir, ADMIN_SOCKET).map_err(folder)?;
-    serve_admin(bind_admin(&options.dir, &admin_path).map_err(folder)?, Rc::clone(&control));
+    let (admin, admin_name) =
+        Name::give(&options.dir, ADMIN_SOCKET, |path| UnixListener::bind(path)).map_err(folder)?;
+    serve_admin(admin, Rc::clone(&control));
     let metrics = match options.metrics {
         Some(address) => Some(
             serve_metrics(address, predecessor.is_some(), Rc::clone(&control))
@@ -94,7 +103,7 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
         ),
         None => None,
     };
-    handover::listen(&options.dir, ask).map_err(folder)?;
+    let handover_name = handover::listen(&options.dir, ask).map_err(folder)?;
     if let Some(from) = predecessor {
         let told = tokio::task::spawn_blocking(move || handover::accepting(&from)).await;
         if let Err(error) = told.map_err(io::Error::other).flatten() {
@@ -109,7 +118,7 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = control.drain_wanted.notified() => break,
+            () = control.shared.worker_lost.notified() => return Err(GatewayRunError::Worker),
             _ = look_after.tick() => control.look_after().await,
             Some(ask) = asked.recv() => match ask {
                 Ask::Legacy(answer) => {
@@ -131,19 +140,13 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
     if let Some(stopped) = stopped {
         let _waiting = stopped.send(());
     } else {
-        // A successor's sockets have the same names by now; without one, they are ours to remove.
-        for name in [ADMIN_SOCKET, HANDOVER_SOCKET] {
-            let _gone = std::fs::remove_file(options.dir.join(name));
-        }
+        [admin_name, handover_name].iter().for_each(Name::remove);
     }
     control.drain(DRAIN_WITHIN).await;
     control.end();
-    for thread in threads {
-        if thread.join().is_err() {
-            tracing::error!("a worker thread panicked");
-        }
-    }
-    Ok(())
+    // All of them are waited for, whatever became of one.
+    let ended: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
+    if ended.iter().all(Result::is_ok) { Ok(()) } else { Err(GatewayRunError::Worker) }
 }
 
 /// The snapshot on disk, or an empty one. A file that cannot be used is kept aside for whoever wants to know why.
@@ -165,7 +168,7 @@ fn start_workers(options: &GatewayOptions) -> Result<(Control, Vec<std::thread::
         .plan(Snapshot::default())
         .map(Arc::new)
         .map_err(|why| GatewayRunError::Threads(io::Error::other(why)))?;
-    let shared = Arc::new(Shared { events, vitals: (0..count).map(|_| Vitals::default()).collect() });
+    let shared = Arc::new(Shared::new(events, count));
     let (mut senders, mut threads) = (Vec::new(), Vec::new());
     for index in 0..count {
         let (sender, commands) = mpsc::channel(4);
@@ -174,16 +177,6 @@ fn start_workers(options: &GatewayOptions) -> Result<(Control, Vec<std::thread::
         senders.push(sender);
     }
     Ok((Control::new(options.dir.clone(), options.siblings.clone(), shared, senders, memory, empty), threads))
-}
-
-fn bind_admin(dir: &Path, path: &SocketPath) -> io::Result<UnixListener> {
-    // Never under its own name before only its owner can open it, and in one step in the place of a predecessor's.
-    let unfinished = SocketPath::inside(dir, &format!("{ADMIN_SOCKET}.new"))?;
-    let _stale = std::fs::remove_file(unfinished.as_path());
-    let listener = UnixListener::bind(unfinished.as_path())?;
-    std::fs::set_permissions(unfinished.as_path(), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    std::fs::rename(unfinished.as_path(), path.as_path())?;
-    Ok(listener)
 }
 
 fn serve_admin(listener: UnixListener, control: Rc<Control>) {

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::Legacy;
+use crate::name::Name;
 
 /// The kernel passes at most 253 descriptors at a time.
 const AT_ONCE: usize = 128;
@@ -121,20 +122,17 @@ pub(crate) enum Ask {
     Stop(oneshot::Sender<()>),
 }
 
-/// Listens for a successor on a thread of its own, in the place of whoever listened before.
+/// Listens for a successor on a thread of its own, in the place of whoever listened before. Returns the socket's name.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub(crate) fn listen(dir: &Path, ask: mpsc::Sender<Ask>) -> io::Result<()> {
-    // Bound under another name first and then moved into place: at no moment is there no socket.
-    let unfinished = SocketPath::inside(dir, &format!("{HANDOVER_SOCKET}.new"))?;
-    let path = SocketPath::inside(dir, HANDOVER_SOCKET)?;
-    let _stale = std::fs::remove_file(unfinished.as_path());
-    let socket = packets()?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(unfinished.as_path())?)?;
-    std::fs::set_permissions(unfinished.as_path(), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    rustix::net::listen(&socket, 4)?;
-    std::fs::rename(unfinished.as_path(), path.as_path())?;
+pub(crate) fn listen(dir: &Path, ask: mpsc::Sender<Ask>) -> io::Result<Name> {
+    let (socket, name) = Name::give(dir, HANDOVER_SOCKET, |path| {
+        let socket = packets()?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, 4)?;
+        Ok(socket)
+    })?;
     std::thread::Builder::new().name("handover".to_owned()).spawn(move || {
         loop {
             let handed = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC)
@@ -153,7 +151,7 @@ pub(crate) fn listen(dir: &Path, ask: mpsc::Sender<Ask>) -> io::Result<()> {
             }
         }
     })?;
-    Ok(())
+    Ok(name)
 }
 
 /// True when the successor has taken over.

@@ -69,7 +69,8 @@ pub(crate) struct RouteState {
     pub(crate) name: String,
     limit: Option<RateLimit>,
     pub(crate) limiter: Option<Limiter>,
-    pub(crate) metrics: Vec<Red>,
+    /// Shared by all states of one name: another limit begins anew, what has been counted does not.
+    pub(crate) metrics: Arc<[Red]>,
 }
 
 pub(crate) struct EndpointState {
@@ -239,16 +240,18 @@ impl Memory {
     }
 
     fn route(&mut self, name: &str, limit: Option<&RateLimit>) -> Arc<RouteState> {
-        if let Some(state) = self.routes.get(name)
+        let before = self.routes.get(name);
+        if let Some(state) = before
             && state.limit.as_ref() == limit
         {
             return Arc::clone(state);
         }
+        let metrics = before.map(|state| Arc::clone(&state.metrics));
         let state = Arc::new(RouteState {
             name: name.to_owned(),
             limit: limit.cloned(),
             limiter: limit.map(Limiter::new),
-            metrics: (0..self.workers).map(|_| Red::default()).collect(),
+            metrics: metrics.unwrap_or_else(|| (0..self.workers).map(|_| Red::default()).collect()),
         });
         self.routes.insert(name.to_owned(), Arc::clone(&state));
         state
@@ -275,4 +278,24 @@ impl Memory {
 
 fn fallback(policy: &Policy) -> Result<Option<Fallback>, String> {
     policy.fallback.as_ref().map(Fallback::new).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Totals;
+
+    #[test]
+    fn another_rate_limit_forgets_no_count() {
+        let mut memory = Memory::new(1, Events::new());
+        let limit = |rate| RateLimit { rate: meshctl_model::units::Rate(rate), burst: None, per: None };
+        let before = memory.route("all", Some(&limit(1.0)));
+        before.metrics[0].request(Some(http::StatusCode::OK), 1_000);
+        let after = memory.route("all", Some(&limit(2.0)));
+        assert!(!Arc::ptr_eq(&before, &after));
+        // A request that began under the old limit and ends now counts, too.
+        before.metrics[0].request(Some(http::StatusCode::OK), 1_000);
+        assert_eq!(Totals::of(&after.metrics).requests(), 2);
+        assert!(Arc::ptr_eq(&after, &memory.route("all", Some(&limit(2.0)))));
+    }
 }

@@ -300,7 +300,8 @@ fn to_upstream(head: &mut request::Parts, client: &Client, trace: &Trace, host: 
     if let (Some(host), Entry::Vacant(place)) = (host, head.headers.entry(HOST)) {
         place.insert(host.clone());
     }
-    client.origin.tell(&mut head.headers, host.as_ref());
+    let outermost = matches!(*client.entrance.serves.borrow(), Serves::Routes);
+    client.origin.tell(&mut head.headers, host.as_ref(), outermost);
     trace.carry(&mut head.headers);
 }
 

@@ -1,5 +1,5 @@
 //! Connections that changed their protocol (WebSocket): bytes are carried both ways until either side ends or both have
-//! been silent for the limit.
+//! been silent for the limit. A gateway that ends or hands over cuts them off when its time to drain is over.
 
 use std::cell::Cell;
 use std::io;

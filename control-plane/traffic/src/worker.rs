@@ -49,6 +49,27 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) vitals: Vec<Vitals>,
+    /// Told when a thread of the data plane cannot go on.
+    pub(crate) worker_lost: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(events: Events, workers: usize) -> Self {
+        Self { events, vitals: (0..workers).map(|_| Vitals::default()).collect(), worker_lost: Notify::new() }
+    }
+}
+
+/// Held by what a worker cannot be without: the thread itself, its accept loops and its slow clock. If one panics, its
+/// sockets would go on to be given connections that nobody accepts; so the whole gateway hears of it, and ends. A panic of a
+/// single connection's task costs that connection only.
+struct Vital(Arc<Shared>);
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.worker_lost.notify_one();
+        }
+    }
 }
 
 /// A worker's view of the live plan, with its own pools beside the endpoints.
@@ -119,10 +140,11 @@ pub(crate) fn spawn(
     commands: mpsc::Receiver<Command>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(format!("traffic-{index}")).spawn(move || {
+        let _vital = Vital(Arc::clone(&shared));
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         match runtime {
             Ok(runtime) => runtime.block_on(Worker::run(index, plan, shared, commands)),
-            // Whoever sends a command learns that nobody is there.
+            // The first command to it finds that nobody is there.
             Err(error) => tracing::error!(%error, index, "cannot start a worker's runtime"),
         }
     })
@@ -220,9 +242,13 @@ impl Worker {
     }
 
     async fn accept(self: Rc<Self>, socket: TcpListener, entrance: Rc<Entrance>, stop: Rc<Stop>) {
+        let _vital = Vital(Arc::clone(&self.shared));
         let listener = match tokio::net::TcpListener::from_std(socket) {
             Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, address = %entrance.address, "cannot accept"),
+            Err(error) => {
+                tracing::error!(%error, address = %entrance.address, "cannot accept");
+                return self.shared.worker_lost.notify_one();
+            }
         };
         let mut pause = ACCEPT_PAUSE;
         loop {
@@ -288,6 +314,7 @@ impl Worker {
     }
 
     async fn look_after_connections(self: Rc<Self>) {
+        let _vital = Vital(Arc::clone(&self.shared));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -378,5 +405,26 @@ impl Live {
         let peers = peers.collect();
         let protocols = Protocols::new(&plan.snapshot.limits);
         Self { plan, peers, protocols }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_something_vital_is_told_and_an_end_is_not() {
+        let shared = Arc::new(Shared::new(Events::new(), 1));
+        let vital = Vital(Arc::clone(&shared));
+        std::thread::spawn(move || drop(vital)).join().expect("no panic");
+        assert!(futures_util::FutureExt::now_or_never(shared.worker_lost.notified()).is_none());
+        let vital = Vital(Arc::clone(&shared));
+        // In a task, where the runtime catches it and nobody looks at the outcome.
+        tokio::spawn(async move {
+            let _vital = vital;
+            tokio::task::yield_now().await;
+            panic!("as a test");
+        });
+        shared.worker_lost.notified().await;
     }
 }

@@ -73,7 +73,9 @@ async fn it_serves_from_disk_and_from_deep_folders() {
     std::fs::create_dir_all(&deep).expect("made");
     let address = free_address();
     let gateway = Gateway::start(&deep, address);
-    gateway.push(&snapshot(address, &[origin.address])).await;
+    let mut saved = snapshot(address, &[origin.address]);
+    (saved.revision, saved.generation) = (4, 10);
+    gateway.push(&saved).await;
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(deep.join("admin.sock")).expect("there").permissions(),
     );
@@ -81,7 +83,14 @@ async fn it_serves_from_disk_and_from_deep_folders() {
     drop(gateway); // by SIGKILL: nothing is tidied up
     let gateway = Gateway::start(&deep, address);
     assert_eq!(ask(address, get("/")).await.body(), "saved");
-    assert_eq!(gateway.status().await.generation, 1);
+    // A control plane that has forgotten goes on from what it is told here.
+    let status = gateway.status().await;
+    assert_eq!((status.revision, status.generation), (4, 10));
+    saved.generation = 9;
+    let refusal = gateway.driver.push(&saved).await.expect_err("older").to_string();
+    assert!(refusal.contains("generation 9 is older than generation 10"), "{refusal}");
+    saved.generation = 11;
+    assert_eq!(gateway.push(&saved).await.generation, 11);
     drop(gateway);
     std::fs::write(deep.join("snapshot.json"), "{\"topology\": \"torn").expect("written");
     let gateway = Gateway::start(&deep, address);
@@ -186,6 +195,24 @@ async fn asked_to_end_it_lets_requests_end() {
 }
 
 #[tokio::test]
+async fn one_that_ends_leaves_the_sockets_of_another_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = Gateway::start(folder.path(), free_address());
+    // As a successor's that never got to say that it accepts.
+    let others = ["admin.sock", "handover.sock"].map(|name| {
+        let (path, new) = (folder.path().join(name), folder.path().join("another"));
+        let socket = std::os::unix::net::UnixListener::bind(&new).expect("bound");
+        std::fs::rename(new, &path).expect("moved");
+        (socket, path)
+    });
+    gateway.terminate();
+    assert_eq!(gateway.ended().await, Some(0));
+    for (_socket, path) in &others {
+        assert!(path.exists(), "{}", path.display());
+    }
+}
+
+#[tokio::test]
 async fn two_gateways_do_not_share_a_port() {
     let origin = Origin::saying("ok").await;
     let snapshot = snapshot(free_address(), &[origin.address]);
@@ -193,8 +220,8 @@ async fn two_gateways_do_not_share_a_port() {
     let folder = tempfile::tempdir().expect("a folder");
     let second = Gateway::start(folder.path(), first.address);
     let status = second.push(&snapshot).await;
-    assert_eq!(status.refused.len(), 1);
-    assert!(status.refused[0].1.contains("in use"), "{:?}", status.refused);
+    let why = format!("address already in use by gateway (pid {})", first.child.id());
+    assert_eq!(status.refused, [(first.address, why)]);
     drop(first);
     // It is tried again from time to time.
     second.until("it has the port now", |status| status.refused.is_empty()).await;

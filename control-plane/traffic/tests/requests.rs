@@ -22,7 +22,8 @@ async fn mirror() -> Origin {
 #[tokio::test]
 async fn the_instance_learns_who_asks_and_hop_by_hop_fields_end() {
     let origin = mirror().await;
-    let gateway = Gateway::serving(&snapshot(free_address(), &[origin.address])).await;
+    let mut snapshot = snapshot(free_address(), &[origin.address]);
+    let gateway = Gateway::serving(&snapshot).await;
     let mut request = get("/a/b?c=d");
     for (name, value) in [
         ("connection", "keep-alive, x-private"),
@@ -43,7 +44,7 @@ async fn the_instance_learns_who_asks_and_hop_by_hop_fields_end() {
         "GET /a/b?c=d\n",
         "host: test\n",
         "te: trailers\n",
-        "forwarded: for=192.0.2.1, for=127.0.0.1;host=\"test\";proto=http\n",
+        "forwarded: for=127.0.0.1;host=\"test\";proto=http\n",
         "x-forwarded-for: 127.0.0.1\n",
         "x-forwarded-host: test\n",
         "x-forwarded-proto: http\n",
@@ -55,6 +56,15 @@ async fn the_instance_learns_who_asks_and_hop_by_hop_fields_end() {
     for gone in ["x-private", "keep-alive", "connection:", "00f067aa0ba902b7"] {
         assert!(!seen.contains(gone), "{gone} in {seen}");
     }
+    // On an edge between services, the caller's word for the hops before it is good.
+    snapshot.listeners[0].serves = Serves::Edge("gateway:web".into());
+    snapshot.generation = 2;
+    gateway.push(&snapshot).await;
+    let mut request = get("/");
+    request.headers_mut().insert("forwarded", "for=192.0.2.1".parse().expect("a value"));
+    let inside = ask(gateway.address, request).await;
+    let chain = "forwarded: for=192.0.2.1, for=127.0.0.1;host=\"test\";proto=http\n";
+    assert!(inside.body().contains(chain), "{}", inside.body());
     let left = seen.split("meshctl-deadline-ms: ").nth(1).and_then(|rest| rest.lines().next()).expect("carried on");
     assert!((1..700).contains(&left.parse::<u64>().expect("a number")), "{left}");
 }

@@ -189,6 +189,33 @@ async fn a_breaker_opens_probes_and_closes() {
 }
 
 #[tokio::test]
+async fn a_verdict_counts_before_the_retry_that_follows_it() {
+    // Number 0 opens the breaker, 1 is a failing probe, 2 a probe that succeeds and is asked to come again.
+    let origin = Origin::new(async |number, _| say([503, 503, 429, 200][number as usize], "")).await;
+    let snapshot = with_policy(snapshot(free_address(), &[origin.address]), |policy| {
+        (policy.breaker.minimum_requests, policy.breaker.probes) = (1, 1);
+        policy.breaker.open_for = Span::from_millis(300);
+        policy.retry.on = vec![RetryOn::Status(503), RetryOn::Status(429)];
+    });
+    let gateway = Gateway::serving(&snapshot).await;
+    let probe = async || {
+        loop {
+            let answer = ask(gateway.address, get("/")).await;
+            if cause(&answer) != "breakerOpen" {
+                return answer.status().as_u16();
+            }
+        }
+    };
+    assert_eq!((probe().await, origin.seen()), (503, 1), "the failure that opens the breaker is not retried");
+    assert_eq!((probe().await, origin.seen()), (503, 2), "nor is a probe that failed");
+    assert_eq!(
+        (probe().await, origin.seen()),
+        (200, 4),
+        "a probe that closes the breaker leaves it closed for its retry"
+    );
+}
+
+#[tokio::test]
 async fn not_implemented_is_no_failure() {
     let origin = Origin::new(async |_, _| say(501, "never")).await;
     let gateway =

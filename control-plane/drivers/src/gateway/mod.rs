@@ -32,7 +32,8 @@ pub trait Gateway: Send + Sync {
         within: std::time::Duration,
     ) -> Pending<'a, Result<(), GatewayError>>;
 
-    /// What happens in the gateway, until it ends or the receiver is dropped.
+    /// What happens in the gateway from now on, until it ends, the receiver is dropped or falls far behind. Nothing is
+    /// told twice: after an end, what was missed shows in the status only.
     ///
     /// # Errors
     /// When the gateway does not answer.

@@ -155,7 +155,7 @@ impl Gateway for EmbeddedGateway {
 }
 
 /// Reads events, one JSON object on a line, until either side ends. A last line says when the gateway cut us off because
-/// we were too slow; to the receiver that is an end like any other: it asks for the status and subscribes again.
+/// we were too slow; to the receiver that is an end like any other. What it missed shows in the status only.
 async fn forward(mut body: Incoming, events: mpsc::Sender<GatewayEvent>, id: String) {
     let mut unread = Vec::new();
     loop {
