@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_drivers::runtime::probe;
-use meshctl_model::instance::InstanceSpec;
+use meshctl_model::instance::{Check, InstanceSpec};
 use meshctl_model::snapshot::GatewayEvent;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinHandle;
@@ -17,6 +17,9 @@ use crate::report::Report;
 
 /// The pauses between checks of an instance that is not ready yet: short at first, since most are ready in milliseconds.
 const FIRST_CHECKS: [u64; 6] = [2, 5, 10, 20, 50, 100];
+
+/// A program that answers nothing counts as ready when it has run for this long: most that cannot start end before.
+const RUNNING_FOR: Duration = Duration::from_millis(300);
 
 /// How long a gateway may take to say how it is.
 const GATEWAY_ANSWERS: Duration = Duration::from_secs(2);
@@ -116,6 +119,10 @@ async fn check_for_ever<F: Future<Output = Result<(), String>>>(
     let mut failures = 0;
     let mut said = String::new();
     let mut first = FIRST_CHECKS.into_iter();
+    let nothing_to_ask = spec.health.check == Check::Running && crate::gateways::slot_of(spec) == 0;
+    if nothing_to_ask && !ready {
+        tokio::time::sleep(RUNNING_FOR).await;
+    }
     loop {
         let pause = if ready { None } else { first.next().map(Duration::from_millis) };
         let usual = spec.health.interval.get();

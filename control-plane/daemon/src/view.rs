@@ -162,7 +162,8 @@ pub fn gateway(control: &Control, id: &str) -> Option<Gateway> {
         revision: link.acked_revision,
         generation: link.acked_generation,
         pid: shown.pid,
-        state: shown.state,
+        // A gateway that cannot open its address is not well, however well its process is.
+        state: if link.trouble.is_some() { InstanceState::Unhealthy } else { shown.state },
         reason: link.trouble.clone().or(shown.reason),
         metrics_url: metrics.map(|address| format!("http://{address}/metrics")),
         version: link.version.clone(),
