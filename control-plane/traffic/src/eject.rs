@@ -120,13 +120,14 @@ impl Ejector {
         true
     }
 
-    /// It answered a request, whatever the answer. True if that brought it back.
+    /// It answered a request, whatever the answer. True if that brought it back; one that refuses connections may still
+    /// answer on those that it has.
     #[inline]
     pub(crate) fn answered(&self, events: &Events) -> bool {
         if self.unanswered.load(Relaxed) != 0 {
             self.unanswered.store(0, Relaxed);
         }
-        self.is_out() && self.bring_back(events, |_| true)
+        self.is_out() && self.bring_back(events, |out| out.trials.is_some())
     }
 
     /// It accepted a connection.
@@ -219,6 +220,7 @@ mod tests {
 
         assert!(other.refused("web", "web-1", "refused".into(), &events));
         assert!(!other.trial(u64::MAX, Duration::ZERO) && !other.any_silent());
+        assert!(!other.answered(&events) && other.is_out());
         other.accepted(&events);
         assert!(!other.is_out());
     }
