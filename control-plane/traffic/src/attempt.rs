@@ -23,7 +23,7 @@ use crate::plan::{Edge, EdgeState};
 use crate::pool::{self, Sender};
 use crate::problem::{Cause, Problem};
 use crate::worker::{Live, Peer, Worker};
-use crate::{balance, retry};
+use crate::{balance, eject, retry};
 
 /// Counts as a request under way to the endpoint for as long as it lives.
 pub(crate) struct Lease(Rc<Peer>);
@@ -117,7 +117,7 @@ impl Call<'_> {
             Problem::new(Cause::BreakerOpen, why).retry_after(wait)
         })?;
         loop {
-            let peer = self.peer(&tried, &mut began).await?;
+            let (peer, on_trial) = self.peer(&tried, &mut began).await?;
             let lease = Lease::new(&peer);
             let timeout = nanos(self.policy.attempt_timeout.get());
             let until = began.saturating_add(timeout).min(self.deadline.at);
@@ -129,6 +129,7 @@ impl Call<'_> {
             let failure = match sent.unwrap_or(Err(Failure::Timeout)) {
                 Ok((response, sender)) => {
                     peer.endpoint.latency.record(ended - began, ended);
+                    self.worker.answered(&peer);
                     let status = response.status();
                     let failed = status.is_server_error() && !matches!(status.as_u16(), 501 | 505);
                     self.conclude(&mut judged, if failed { Verdict::Failure } else { Verdict::Success }, ended);
@@ -157,6 +158,14 @@ impl Call<'_> {
                 head = request.into_parts().0;
             }
             let may_repeat = unsent || self.repeatable;
+            if on_trial && may_repeat && self.replayable() && ended < self.deadline.at {
+                // It was sent there for our own ends; for the client it begins only now.
+                tried.push(peer);
+                began = ended;
+                continue;
+            }
+            // A client that is slow to send its body says nothing about the instance.
+            let heard_all = self.source.as_ref().is_none_or(|source| source.ended());
             let (kind, problem) = match failure {
                 Failure::Reset { stale: true, .. } if may_repeat && self.replayable() => {
                     // Nobody failed: the pool was out of date. Once more, on a connection of its own.
@@ -165,23 +174,29 @@ impl Call<'_> {
                 }
                 Failure::Connect(why) => {
                     let detail = format!("cannot connect to {} at {}: {why}", peer.endpoint.id, peer.endpoint.address);
-                    self.worker.eject(&peer, detail.clone());
+                    self.worker.refused(&peer, detail.clone());
                     (RetryFailure::ConnectFailure, Problem::new(Cause::ConnectFailed, detail))
                 }
-                Failure::Reset { why, .. } => {
+                Failure::Reset { why, stale } => {
                     let detail = format!("the connection to {} broke before a response: {why}", peer.endpoint.id);
+                    if heard_all && !stale {
+                        self.worker.unanswered(&peer, &detail);
+                    }
                     (RetryFailure::Reset, Problem::new(Cause::Reset, detail))
                 }
                 Failure::Timeout => {
                     peer.endpoint.latency.record(ended - began, ended);
+                    // A deadline that left less than an attempt's time says nothing about the service.
+                    let whole = ended - began >= timeout;
+                    let detail =
+                        format!("{} did not begin to answer within {}", peer.endpoint.id, self.policy.attempt_timeout);
+                    if heard_all && whole {
+                        self.worker.unanswered(&peer, &detail);
+                    }
                     if ended >= self.deadline.at {
-                        // A deadline that left less than an attempt's time says nothing about the service.
-                        let whole = ended - began >= timeout;
                         self.conclude(&mut judged, if whole { Verdict::Failure } else { Verdict::Unknown }, ended);
                         return Err(deadline::passed(&format!("{} had not begun to answer", peer.endpoint.id)).into());
                     }
-                    let detail =
-                        format!("{} did not begin to answer within {}", peer.endpoint.id, self.policy.attempt_timeout);
                     (RetryFailure::Timeout, Problem::new(Cause::AttemptTimeout, detail))
                 }
             };
@@ -238,7 +253,8 @@ impl Call<'_> {
     }
 
     /// The endpoint for the next attempt, of the snapshot that is live now and not of the one that the request began with.
-    async fn peer(&self, tried: &[Rc<Peer>], now: &mut u64) -> Result<Rc<Peer>, Problem> {
+    /// True: it is out for being silent, and is given this request on trial.
+    async fn peer(&self, tried: &[Rc<Peer>], now: &mut u64) -> Result<(Rc<Peer>, bool), Problem> {
         loop {
             let live = self.worker.live();
             let same = Rc::ptr_eq(&live, self.live);
@@ -249,8 +265,15 @@ impl Call<'_> {
             };
             let peers = &live.peers[service];
             let was_tried = |peer: &Rc<Peer>| tried.iter().any(|t| Arc::ptr_eq(&t.endpoint, &peer.endpoint));
+            if peers.first().is_some_and(|peer| peer.endpoint.ejector.any_silent()) {
+                let overdue = self.stands_aside_for(*now);
+                let mut untried = peers.iter().filter(|peer| !was_tried(peer));
+                if let Some(peer) = untried.find(|peer| peer.endpoint.ejector.trial(*now, overdue)) {
+                    return Ok((Rc::clone(peer), true));
+                }
+            }
             if let Some(at) = balance::choose(peers, was_tried, self.worker.random(), *now) {
-                return Ok(Rc::clone(&peers[at]));
+                return Ok((Rc::clone(&peers[at]), false));
             }
             let service = &live.plan.services[service];
             if !service.expected {
@@ -263,6 +286,14 @@ impl Call<'_> {
                 return Err(deadline::passed(&format!("waiting for an instance of {}", service.name)));
             }
         }
+    }
+
+    /// How long a trial that is due waits for others before it gets this request: not at all for one that can go on
+    /// elsewhere if the trial fails, and otherwise long enough for such a one to come.
+    fn stands_aside_for(&self, now: u64) -> Duration {
+        let time_for_another = self.deadline.left(now) > 2 * nanos(self.policy.attempt_timeout.get());
+        let expendable = self.repeatable && self.replayable() && time_for_another;
+        if expendable { Duration::ZERO } else { eject::LONGEST_PAUSE }
     }
 
     /// Sends the request, on an idle connection if there is one. It is left in `request` if it was not sent.
@@ -279,9 +310,7 @@ impl Call<'_> {
             None => {
                 let sender =
                     pool::connect(peer.endpoint.address, &peer.pool, self.worker).await.map_err(Failure::Connect)?;
-                if peer.endpoint.ejector.is_out() {
-                    self.worker.bring_back(peer);
-                }
+                self.worker.accepted(peer);
                 sender
             }
         };

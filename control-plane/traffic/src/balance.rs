@@ -83,6 +83,11 @@ impl Latency {
         self.word.store(u64::from(after.to_bits()) << 32 | (now / 1_000_000) & 0xffff_ffff, Relaxed);
     }
 
+    /// As if nothing had been measured.
+    pub(crate) fn forget(&self) {
+        self.word.store(0, Relaxed);
+    }
+
     fn estimate(&self, now: u64) -> f64 {
         let word = self.word.load(Relaxed);
         let average = f32::from_bits((word >> 32) as u32);

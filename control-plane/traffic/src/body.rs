@@ -183,6 +183,12 @@ impl Source {
         !taken.given_up && taken.failure.is_none()
     }
 
+    /// The client has sent all of it.
+    pub(crate) fn ended(&self) -> bool {
+        let taken = self.0.borrow();
+        taken.ended || taken.incoming.is_end_stream()
+    }
+
     pub(crate) fn failure(&self) -> Option<UploadFailure> {
         self.0.borrow().failure
     }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::balance::Latency;
 use crate::breaker::Breaker;
 use crate::bulkhead::Bulkhead;
-use crate::eject::Ejector;
+use crate::eject::{Ejector, SilentOnes};
 use crate::events::Events;
 use crate::fallback::Fallback;
 use crate::metrics::Red;
@@ -113,6 +113,7 @@ pub(crate) struct Memory {
     events: Events,
     /// Told when an endpoint that is leaving has no request left.
     pub(crate) freed: Arc<Notify>,
+    silent_ones: Arc<SilentOnes>,
     edges: HashMap<String, Arc<EdgeState>>,
     routes: HashMap<String, Arc<RouteState>>,
     endpoints: HashMap<(String, String, SocketAddr), Arc<EndpointState>>,
@@ -126,6 +127,7 @@ impl Memory {
             workers,
             events,
             freed: Arc::default(),
+            silent_ones: Arc::default(),
             edges: HashMap::new(),
             routes: HashMap::new(),
             endpoints: HashMap::new(),
@@ -259,7 +261,7 @@ impl Memory {
 
     fn endpoint(&mut self, service: &str, id: &str, address: SocketAddr) -> Arc<EndpointState> {
         let key = (service.to_owned(), id.to_owned(), address);
-        let freed = &self.freed;
+        let (freed, silent_ones) = (&self.freed, &self.silent_ones);
         let state = self.endpoints.entry(key).or_insert_with(|| {
             Arc::new(EndpointState {
                 service: service.to_owned(),
@@ -268,7 +270,7 @@ impl Memory {
                 in_flight: AtomicU32::new(0),
                 leaving: AtomicBool::new(false),
                 latency: Latency::default(),
-                ejector: Ejector::default(),
+                ejector: Ejector::new(silent_ones),
                 freed: Arc::clone(freed),
             })
         });

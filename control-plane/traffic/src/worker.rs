@@ -350,33 +350,55 @@ impl Worker {
         }
     }
 
-    /// Leaves the endpoint out and sees to its return.
-    pub(crate) fn eject(self: &Rc<Self>, peer: &Rc<Peer>, reason: String) {
+    /// The endpoint refused a connection: leaves it out and sees to its return.
+    pub(crate) fn refused(self: &Rc<Self>, peer: &Rc<Peer>, reason: String) {
         let endpoint = &peer.endpoint;
-        if !endpoint.ejector.eject(&endpoint.service, &endpoint.id, reason, &self.shared.events) {
+        if !endpoint.ejector.refused(&endpoint.service, &endpoint.id, reason, &self.shared.events) {
             return;
         }
         let (worker, peer) = (Rc::clone(self), Rc::clone(peer));
         tokio::task::spawn_local(async move {
             for tries in 0.. {
-                tokio::time::sleep(eject::pause(tries)).await;
+                tokio::time::sleep(eject::connect_pause(tries)).await;
                 let endpoint = &peer.endpoint;
                 if endpoint.leaving.load(Relaxed) || !endpoint.ejector.is_out() {
                     return;
                 }
-                let connected =
-                    tokio::time::timeout(eject::pause(tries), pool::connect(endpoint.address, &peer.pool, &worker))
-                        .await;
-                if let Ok(Ok(sender)) = connected {
+                let connecting = pool::connect(endpoint.address, &peer.pool, &worker);
+                if let Ok(Ok(sender)) = tokio::time::timeout(eject::connect_pause(tries), connecting).await {
                     peer.pool.put(sender);
-                    return worker.bring_back(&peer);
+                    return worker.accepted(&peer);
                 }
             }
         });
     }
 
-    pub(crate) fn bring_back(&self, peer: &Peer) {
-        peer.endpoint.ejector.bring_back(&self.shared.events);
+    /// The endpoint accepted a connection.
+    pub(crate) fn accepted(&self, peer: &Peer) {
+        peer.endpoint.ejector.accepted(&self.shared.events);
+    }
+
+    /// The endpoint answered a request.
+    pub(crate) fn answered(&self, peer: &Peer) {
+        if peer.endpoint.ejector.answered(&self.shared.events) {
+            // What was measured while it was frozen would keep requests away from it for long.
+            peer.endpoint.latency.forget();
+        }
+    }
+
+    /// The endpoint did not answer a request. After a few in a row it is left out, unless no other would be left.
+    pub(crate) fn unanswered(&self, peer: &Peer, last: &str) {
+        let endpoint = &peer.endpoint;
+        if !endpoint.ejector.unanswered() {
+            return;
+        }
+        let live = self.live();
+        let all = live.plan.services.iter().filter(|service| service.name == endpoint.service);
+        let mut others = all.flat_map(|service| &service.endpoints).filter(|other| !Arc::ptr_eq(other, endpoint));
+        if others.any(|other| !other.ejector.is_out()) {
+            let reason = format!("{} attempts in a row without an answer; the last: {last}", eject::IN_A_ROW);
+            endpoint.ejector.silent(&endpoint.service, &endpoint.id, reason, clock::now(), &self.shared.events);
+        }
     }
 }
 

@@ -132,6 +132,74 @@ async fn a_dead_instance_is_out_at_once_and_back_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_frozen_instance_is_out_and_back_when_it_answers() {
+    use rustix::process::{Pid, Signal, kill_process};
+    // Another gateway is a process that can be frozen: its kernel goes on accepting connections for it.
+    let (behind, living) = (Origin::saying("thawed").await, Origin::saying("living").await);
+    let freezing = Gateway::serving(&snapshot(free_address(), &[behind.address])).await;
+    let snapshot = with_policy(snapshot(free_address(), &[freezing.address, living.address]), |policy| {
+        policy.breaker.minimum_requests = 1_000_000;
+        policy.deadline = Span::from_secs(20);
+    });
+    let gateway = Gateway::serving(&snapshot).await;
+    let mut events = gateway.driver.events().await.expect("events");
+    let load = Load::on(gateway.address, 16);
+    load.goes_on(200).await;
+    kill_process(Pid::from_child(&freezing.child), Signal::STOP).expect("it runs");
+    let Some(GatewayEvent::Ejected(ejection)) = events.recv().await else { panic!("an ejection expected") };
+    assert_eq!(ejection.endpoint, "web-0");
+    assert!(ejection.reason.contains("3 attempts in a row without an answer"), "{}", ejection.reason);
+    // Those under way at that moment are lost: a timeout is not retried unless the policy says so.
+    let (_, lost) = load.stop().await;
+    assert!(lost.iter().all(|lost| lost.contains("attemptTimeout")), "{lost:?}");
+
+    // From now on nobody notices, although one request after the other is sent there on trial.
+    let load = Load::on(gateway.address, 8);
+    let trials = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < trials {
+        load.goes_on(100).await;
+    }
+    assert_eq!(gateway.status().await.ejected, [ejection]);
+    kill_process(Pid::from_child(&freezing.child), Signal::CONT).expect("it is there");
+    assert!(matches!(events.recv().await, Some(GatewayEvent::Returned { endpoint, .. }) if endpoint == "web-0"));
+    let before = behind.seen();
+    while behind.seen() < before + 100 {
+        load.goes_on(10).await;
+    }
+    let (_, failed) = load.stop().await;
+    assert_eq!(failed, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_last_one_is_never_out_for_being_silent() {
+    let (address, seen) = hangs_up().await;
+    let gateway =
+        Gateway::serving(&with_policy(snapshot(free_address(), &[address]), |p| p.breaker.minimum_requests = 1_000))
+            .await;
+    for _ in 0..5 {
+        assert_eq!(cause(&ask(gateway.address, post("/", "x")).await), "reset");
+    }
+    assert_eq!((seen.load(SeqCst), gateway.status().await.ejected), (5, Vec::new()));
+    // With another beside it, it is.
+    let living = Origin::saying("living").await;
+    let mut next = snapshot(gateway.address, &[address, living.address]);
+    next.generation = 2;
+    gateway.push(&next).await;
+    let mut events = gateway.driver.events().await.expect("events");
+    let told =
+        async { while !matches!(events.recv().await, Some(GatewayEvent::Ejected(e)) if e.endpoint == "web-0") {} };
+    let asked = async {
+        loop {
+            ask(gateway.address, post("/", "x")).await;
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        () = asked => {}
+    }
+}
+
+#[tokio::test]
 async fn when_all_are_ejected_all_are_used() {
     let address = free_address();
     let gateway =
