@@ -157,36 +157,25 @@ impl ProcessRuntime {
             let _ = pidfd_send_signal(&hand, Signal::KILL);
             end_of(hand).await.map_err(|error| failed(error.to_string()))?;
         }
-        let exit = folder.exit().map_err(|error| failed(error.to_string()))?;
-        self.account(&folder, id, exit, true).await.map_err(failed)
+        self.account(&folder, id, folder.exit(), true).await.map_err(failed)
     }
 
     async fn exited(&self, id: &str) -> Exit {
-        let unknown = |why: String| Exit {
-            at: Timestamp::now(),
-            code: None,
-            signal: None,
-            asked: false,
-            reason: Some(format!("how is not known: {why}")),
-        };
         let folder = match self.folder(id) {
             Ok(folder) => folder,
-            Err(why) => return unknown(why),
+            Err(why) => return how_is_not_known(why),
         };
         let shim = match folder.state() {
             Ok(State::Ended(_)) => None,
             Ok(State::Starting(shim) | State::Running(_, shim) | State::Ending(shim)) => Some(shim),
-            Err(error) => return unknown(error.to_string()),
+            Err(error) => return how_is_not_known(error.to_string()),
         };
         if let Some(shim) = shim
             && let Err(error) = end_of(shim).await
         {
-            return unknown(error.to_string());
+            return how_is_not_known(error.to_string());
         }
-        match folder.exit() {
-            Ok(exit) => self.account(&folder, id, exit, false).await.unwrap_or_else(unknown),
-            Err(error) => unknown(error.to_string()),
-        }
+        self.account(&folder, id, folder.exit(), false).await.unwrap_or_else(how_is_not_known)
     }
 
     /// How an instance ended whose shim is gone. A shim that wrote the exit has left nothing behind; one that could not,
@@ -197,49 +186,63 @@ impl ProcessRuntime {
         }
         let (state_dir, doomed) = (self.state_dir.clone(), id.to_owned());
         blocking(move || proc::sweep(&state_dir, |instance| instance == doomed, ENDING)).await?;
-        let record = folder.record();
-        if let Ok(Some(record)) = &record {
+        if let Some(record) = folder.record() {
             limits::remove(&record.control_groups);
         }
-        let reason = match record {
-            Ok(None) => "it was never started",
-            _ => "how is not known: its shim left no word, because it was killed or the disk is full",
-        };
-        Ok(Exit { at: Timestamp::now(), code: None, signal: None, asked, reason: Some(reason.to_owned()) })
+        if !folder.has_begun() {
+            let reason = Some("it was never started".to_owned());
+            return Ok(Exit { at: Timestamp::now(), code: None, signal: None, asked, reason });
+        }
+        let why = "its shim left no word, because it was killed, the machine went down or the disk is full";
+        Ok(Exit { asked, ..how_is_not_known(why.to_owned()) })
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
-        let failed = |id: &str, why: String| RuntimeError::Failed { attempt: "find", id: id.to_owned(), why };
-        let entries = std::fs::read_dir(self.instances())
-            .map_err(|error| failed("instances", about("list", &self.instances(), error).to_string()))?;
+        let instances = self.instances();
+        let entries = std::fs::read_dir(&instances).map_err(|error| RuntimeError::Failed {
+            attempt: "find",
+            id: "instances".to_owned(),
+            why: about("list", &instances, error).to_string(),
+        })?;
         let mut found = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(id) = name.to_str() else { continue };
             let Ok(folder) = self.folder(id) else { continue };
-            let record = running(&folder).await.map_err(|error| failed(id, error.to_string()))?;
-            let spec = match (folder.spec(), &record) {
-                (Ok(Some(spec)), _) => spec,
-                (Err(error), Some(_)) => return Err(failed(id, error.to_string())),
-                (Ok(None), Some(_)) => return Err(failed(id, "it runs, but its spec.json is gone".to_owned())),
-                // A crash of the machine left it half written; nothing of it runs, so there is nothing to adopt.
-                (Err(error), None) => {
-                    tracing::warn!(instance = id, %error, "left aside");
-                    continue;
-                }
-                (Ok(None), None) => continue,
-            };
-            let state = match record {
-                Some(record) => FoundState::Running(record.into()),
-                None => {
-                    let exit = folder.exit().map_err(|error| failed(id, error.to_string()))?;
-                    FoundState::Ended(self.account(&folder, id, exit, false).await.map_err(|why| failed(id, why))?)
-                }
-            };
-            found.push(Found { spec, state });
+            found.extend(self.find(id, &folder).await);
         }
         found.sort_by(|one, other| one.spec.id.cmp(&other.spec.id));
         Ok(found)
+    }
+
+    /// What is in one folder. Trouble with it is told of and is never trouble of the others: the daemon starts with what
+    /// can be found. Without a legible spec there is nothing to adopt; what runs all the same is met again when its id is
+    /// started, which gives the running one.
+    async fn find(&self, id: &str, folder: &Folder) -> Option<Found> {
+        let spec = match folder.spec() {
+            Ok(Some(spec)) => spec,
+            Ok(None) => {
+                tracing::warn!(instance = id, "left aside: there is no spec.json in {}", folder.dir.display());
+                return None;
+            }
+            Err(error) => {
+                tracing::warn!(instance = id, %error, "left aside");
+                return None;
+            }
+        };
+        let state = match running(folder).await {
+            Ok(Some(record)) => FoundState::Running(record.into()),
+            Ok(None) => {
+                let account = self.account(folder, id, folder.exit(), false).await;
+                FoundState::Ended(account.unwrap_or_else(how_is_not_known))
+            }
+            // A shim that hangs: whoever starts or stops the instance deals with it.
+            Err(error) => {
+                tracing::warn!(instance = id, %error, "taken as ended");
+                FoundState::Ended(how_is_not_known(error.to_string()))
+            }
+        };
+        Some(Found { spec, state })
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
@@ -300,6 +303,11 @@ impl From<Record> for Running {
     fn from(record: Record) -> Self {
         Self { process: record.program, started_at: record.started_at }
     }
+}
+
+fn how_is_not_known(why: String) -> Exit {
+    let reason = Some(format!("how is not known: {why}"));
+    Exit { at: Timestamp::now(), code: None, signal: None, asked: false, reason }
 }
 
 /// What runs in the folder, once it is settled whether anything does.

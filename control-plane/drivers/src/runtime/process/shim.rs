@@ -265,9 +265,16 @@ fn command(folder: &Folder, spec: &InstanceSpec, groups: Vec<File>) -> Result<Co
     };
     // `STATE_DIR/instances/ID`
     let state_dir = folder.dir.ancestors().nth(2).unwrap_or(Path::new("/"));
-    command.envs(environment(spec, state_dir).map_err(Refusal::Unstartable)?);
-    if !Path::new(&spec.working_dir).is_dir() {
-        return Err(Refusal::Unstartable(format!("its working directory {} does not exist", spec.working_dir)));
+    command.envs(environment(spec, state_dir)?);
+    match std::fs::metadata(&spec.working_dir) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => {
+            return Err(Refusal::Unstartable(format!("its working directory {} is not a directory", spec.working_dir)));
+        }
+        Err(error) => {
+            let why = format!("its working directory {} cannot be entered: {error}", spec.working_dir);
+            return Err(Refusal::new(&error, why));
+        }
     }
     command.current_dir(&spec.working_dir);
     let open_files = spec.resources.open_files.map(|files| Rlimit { current: Some(files), maximum: Some(files) });
@@ -318,11 +325,7 @@ fn refusal(spec: &InstanceSpec, error: &io::Error) -> Refusal {
         }
         _ => format!("cannot execute {program}: {error}"),
     };
-    match error.kind() {
-        // Of the machine, not of the program: no processes, memory or descriptors left.
-        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => Refusal::Failed(why),
-        _ => Refusal::Unstartable(why),
-    }
+    Refusal::new(error, why)
 }
 
 /// Takes in all children that have ended.
