@@ -26,8 +26,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use self::environment::environment;
 use self::folder::{Folder, Record, Refusal, Report, State, about};
-pub use self::limits::Capabilities;
-pub use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL, Usage, alive, listening_ports, process_id};
+use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
+pub use self::proc::{listening_ports, process_id};
 use self::watch::FolderWatch;
 pub(super) use self::watch::end_of;
 use super::{Found, FoundState, Line, Running, Runtime, RuntimeError};
@@ -61,32 +61,6 @@ impl ProcessRuntime {
         let state_dir = state_dir.canonicalize().map_err(|error| about("find", state_dir, error))?;
         let at_once = 2 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self { state_dir, executable, launches: Arc::new(Semaphore::new(at_once)) })
-    }
-
-    /// Ends processes that were started for instances of this state directory of which no folder is left. Returns how many.
-    ///
-    /// # Errors
-    /// When one of them cannot be ended.
-    pub async fn sweep_orphans(&self) -> Result<usize, RuntimeError> {
-        let runtime = self.clone();
-        let orphaned = move || {
-            let unknown = |id: &str| runtime.folder(id).is_ok_and(|folder| !folder.dir.exists());
-            proc::sweep(&runtime.state_dir, unknown, ENDING)
-        };
-        blocking(orphaned).await.map_err(|why| RuntimeError::Failed { attempt: "sweep", id: "orphans".into(), why })
-    }
-
-    /// What the processes of an instance use together; `None` when it does not run.
-    pub fn usage(&self, id: &str) -> Option<Usage> {
-        match self.folder(id).ok()?.state().ok()? {
-            State::Running(record, _) => Some(proc::usage_below(record.shim.pid)),
-            _ => None,
-        }
-    }
-
-    /// Which limits of an instance this machine enforces. Where it does not, an instance runs without, and its log says so.
-    pub fn capabilities(&self) -> Capabilities {
-        limits::capabilities()
     }
 
     fn folder(&self, id: &str) -> Result<Folder, String> {
@@ -257,6 +231,17 @@ impl ProcessRuntime {
             _ => Ok(()),
         }
     }
+
+    async fn sweep(&self) -> Result<usize, RuntimeError> {
+        let runtime = self.clone();
+        let sweep = move || {
+            // What cannot be looked at may be an instance still.
+            let forgotten =
+                |id: &str| runtime.folder(id).is_ok_and(|folder| matches!(folder.dir.try_exists(), Ok(false)));
+            proc::sweep(&runtime.state_dir, forgotten, ENDING)
+        };
+        blocking(sweep).await.map_err(|why| RuntimeError::Failed { attempt: "sweep", id: "orphans".to_owned(), why })
+    }
 }
 
 impl Runtime for ProcessRuntime {
@@ -278,6 +263,10 @@ impl Runtime for ProcessRuntime {
 
     fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<(), RuntimeError>> {
         Box::pin(self.remove(id))
+    }
+
+    fn sweep(&self) -> Pending<'_, Result<usize, RuntimeError>> {
+        Box::pin(self.sweep())
     }
 
     fn tail<'a>(&'a self, id: &'a str, lines: usize) -> Pending<'a, Vec<Line>> {
