@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use meshctl_model::instance::{Exit, InstanceSpec, Program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, getrlimit, kill_process,
     kill_process_group, set_child_subreaper, set_parent_process_death_signal, setrlimit, setsid, wait,
@@ -159,7 +161,8 @@ impl Shim {
                 }
                 deadline = Some(Instant::now() + self.spec.grace.get());
             }
-            for (pid, status) in reap() {
+            let (ended, childless) = reap();
+            for (pid, status) in ended {
                 if pid == self.program {
                     exit = Some(self.exit(status, deadline.is_some()));
                 }
@@ -167,7 +170,7 @@ impl Shim {
             let grace_is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             match &exit {
                 // A wrapper that passes SIGTERM on ends before what it wraps: the rest of its group has the same grace.
-                Some(_) if deadline.is_some() && !grace_is_over && self.group_lives() => {}
+                Some(_) if deadline.is_some() && !grace_is_over && !childless && self.group_lives() => {}
                 Some(_) => break,
                 None if grace_is_over => {
                     let _ = kill_process_group(self.program, Signal::KILL);
@@ -209,18 +212,19 @@ impl Shim {
 
     /// Reads each pipe once. A pipe that is over is let go.
     fn read_outputs(&mut self) {
-        let mut buffer = [0; 64 * 1024];
+        // Not zeroed: a shim whose program is silent never touches this memory, and there are hundreds of shims.
+        let mut buffer = [MaybeUninit::uninit(); 64 * 1024];
         let log = &mut self.log;
-        self.outputs.retain_mut(|(stream, pipe)| match pipe.read(&mut buffer) {
-            Ok(0) => {
+        self.outputs.retain_mut(|(stream, pipe)| match rustix::io::read(&*pipe, &mut buffer) {
+            Ok(([], _)) => {
                 log.finish(*stream, Timestamp::now());
                 false
             }
-            Ok(read) => {
-                log.take(*stream, &buffer[..read], Timestamp::now());
+            Ok((bytes, _)) => {
+                log.take(*stream, bytes, Timestamp::now());
                 true
             }
-            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Err(error) => matches!(error, Errno::AGAIN | Errno::INTR),
         });
     }
 
@@ -291,7 +295,7 @@ fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>, groups: Vec<File
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The signal is sent at the moment of our death; if that has passed already, it would never come.
         if getppid() != Some(shim) {
-            return Err(rustix::io::Errno::SRCH.into());
+            return Err(Errno::SRCH.into());
         }
         for group in &groups {
             rustix::io::write(group, b"0")?;
@@ -328,16 +332,25 @@ fn refusal(spec: &InstanceSpec, error: &io::Error) -> Refusal {
     Refusal::new(error, why)
 }
 
-/// Takes in all children that have ended.
-fn reap() -> Vec<(Pid, WaitStatus)> {
-    std::iter::from_fn(|| wait(WaitOptions::NOHANG).ok().flatten()).collect()
+/// Takes in all children that have ended, and tells whether there are no others.
+fn reap() -> (Vec<(Pid, WaitStatus)>, bool) {
+    let mut ended = Vec::new();
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(child)) => ended.push(child),
+            answer => return (ended, answer.is_err_and(|error| error == Errno::CHILD)),
+        }
+    }
 }
 
 /// Kills our children until there are none. What a dead child leaves behind becomes our child, so this reaches every
 /// descendant, also one that has made a session of its own.
 fn end_descendants() -> Result<(), String> {
     loop {
-        reap();
+        let (_, childless) = reap();
+        if childless {
+            return Ok(());
+        }
         let children = proc::children(std::process::id());
         if children.is_empty() {
             return Ok(());
