@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meshctl_drivers::runtime::conformance::{conformance, line, script, within};
-use meshctl_drivers::runtime::process::{ProcessRuntime, alive, listening_ports, process_id};
-use meshctl_drivers::runtime::{Found, FoundState, Line, Runtime, SharedRuntime};
+use meshctl_drivers::runtime::process::{ProcessRuntime, listening_ports, process_id};
+use meshctl_drivers::runtime::{Found, FoundState, Line, Runtime, RuntimeError, SharedRuntime};
 use meshctl_model::instance::{Exit, InstanceSpec, ProcessId, Program, SpecEnv};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
@@ -47,7 +47,7 @@ impl Drop for Bench {
         std::fs::rename(self.state.path().join("instances"), self.state.path().join("over")).unwrap();
         let swept = std::thread::spawn(move || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            tokio.block_on(runtime.sweep_orphans()).unwrap()
+            tokio.block_on(Runtime::sweep(&runtime)).unwrap()
         });
         swept.join().unwrap();
     }
@@ -93,6 +93,11 @@ fn shim_of(program: &ProcessId) -> Pid {
     Pid::from_raw(parent.trim().parse().unwrap()).unwrap()
 }
 
+/// Whether exactly this process still runs.
+fn alive(process: &ProcessId) -> bool {
+    process_id(process.pid).as_ref() == Some(process)
+}
+
 /// Waits for the end of a process that is not our child.
 async fn gone(process: &ProcessId) {
     let Ok(fd) = pidfd_open(Pid::from_raw(process.pid as i32).unwrap(), PidfdFlags::empty()) else { return };
@@ -108,13 +113,9 @@ async fn descendants_end_with_a_stop() {
     let bench = Bench::new();
     let (runtime, program, mut lines) = bench.start(&bench.script("family", FAMILY)).await;
     let family = family(&mut lines).await;
-    let usage = runtime.usage("family").unwrap();
-    assert!(usage.processes >= 4 && usage.memory_bytes > 100_000, "{usage:?}");
-
     within("stop", runtime.stop("family")).await.unwrap();
     let left: Vec<_> = family.iter().chain([&program]).filter(|process| alive(process)).collect();
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(runtime.usage("family"), None);
 }
 
 #[tokio::test]
@@ -161,6 +162,100 @@ async fn the_group_of_a_wrapper_has_the_same_grace() {
     let exit = within("stop", runtime.stop("wrapper")).await.unwrap();
     assert_eq!(exit.code, Some(3));
     line(&mut lines, "drained").await;
+}
+
+/// A power cut leaves what was not forced to the disk empty, torn or full of zeros.
+#[tokio::test]
+async fn a_damaged_folder_is_no_trouble_for_the_others() {
+    let bench = Bench::new();
+    let (runtime, program, _) = bench.start(&bench.script("whole", "exec sleep 1000")).await;
+    let spec = bench.script("model", "exit 7");
+    within("start", runtime.start(&spec)).await.unwrap();
+    within("the end", runtime.exited("model")).await;
+    let instances = bench.state.path().join("instances");
+    let damages = |whole: &[u8]| [Vec::new(), whole[..whole.len() / 2].to_vec(), vec![0; whole.len()], b"{}".to_vec()];
+    let mut damaged = Vec::new();
+    for file in ["spec.json", "shim.json", "exit.json"] {
+        for number in 0..4 {
+            let id = format!("damaged-{file}-{number}");
+            let dir = instances.join(&id);
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::write(dir.join("spec.json"), serde_json::to_vec(&bench.script(&id, "exit 7")).unwrap()).unwrap();
+            for word in ["shim.json", "exit.json"] {
+                std::fs::copy(instances.join("model").join(word), dir.join(word)).unwrap();
+            }
+            let content = std::fs::read(dir.join(file)).unwrap();
+            std::fs::write(dir.join(file), &damages(&content)[number]).unwrap();
+            damaged.push((id, file));
+        }
+    }
+    // No words but unreadable ones, and things that are no instance at all.
+    std::fs::create_dir_all(instances.join("strange/spec.json")).unwrap();
+    std::fs::create_dir_all(instances.join("empty")).unwrap();
+    std::fs::write(instances.join("a-file"), "").unwrap();
+
+    let found = within("a list", bench.runtime().list()).await.unwrap();
+    let state = |id: &str| found.iter().find(|found| found.spec.id == id).map(|found| &found.state);
+    assert!(matches!(state("whole"), Some(FoundState::Running(running)) if running.process == program));
+    for (id, file) in &damaged {
+        match (*file, state(id)) {
+            ("spec.json", None) => {}
+            // The exit says how it ended; who ran is past.
+            ("shim.json", Some(FoundState::Ended(exit))) => assert_eq!(exit.code, Some(7), "{id}"),
+            ("exit.json", Some(FoundState::Ended(exit))) => {
+                let reason = exit.reason.as_deref().unwrap_or_default();
+                assert!(exit.code.is_none() && reason.starts_with("how is not known"), "{id}: {exit:?}");
+            }
+            (_, state) => panic!("{id}: {state:?}"),
+        }
+    }
+    assert_eq!(found.len(), 2 + 8, "whole, model, and those whose spec is whole");
+    for (id, _) in &damaged {
+        within("stop", runtime.stop(id)).await.unwrap();
+        within("start", runtime.start(&bench.script(id, "exit 8"))).await.unwrap();
+        assert_eq!(within("the end", runtime.exited(id)).await.code, Some(8), "{id} is as good as new");
+        within("remove", runtime.remove(id)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_shim_is_no_trouble_for_the_others() {
+    let bench = Bench::new();
+    let (runtime, program, _) = bench.start(&bench.script("whole", "exec sleep 1000")).await;
+    let (_, frozen, _) = bench.start(&bench.script("frozen", "exec sleep 1000")).await;
+    // Before it has started its program, as far as the folder tells.
+    kill_process(shim_of(&frozen), Signal::STOP).unwrap();
+    std::fs::remove_file(bench.state.path().join("instances/frozen/shim.json")).unwrap();
+    let found = within("a list", runtime.list()).await.unwrap();
+    match &found[..] {
+        [Found { state: FoundState::Ended(exit), .. }, Found { state: FoundState::Running(running), .. }] => {
+            assert!(exit.reason.as_deref().unwrap_or_default().contains("neither starts nor ends"), "{exit:?}");
+            assert_eq!(running.process, program);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As after a deployment: the program is still being written, which is no reason to give it up.
+#[tokio::test]
+async fn a_program_that_is_being_written_is_tried_again() {
+    let bench = Bench::new();
+    let program = bench.scratch.path().join("program");
+    std::fs::copy("/bin/true", &program).unwrap();
+    let writer = std::fs::OpenOptions::new().append(true).open(&program).unwrap();
+    let mut spec = bench.script("new", "");
+    spec.program = Program::Command(vec![program.display().to_string()]);
+    let runtime = bench.runtime();
+    match within("a refusal", runtime.start(&spec)).await {
+        Err(RuntimeError::Failed { why, .. }) => assert!(why.contains("busy"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    drop(writer);
+    // Another test may be between fork and exec and hold a copy of the descriptor for that long.
+    while let Err(error) = within("start", runtime.start(&spec)).await {
+        assert!(matches!(&error, RuntimeError::Failed { why, .. } if why.contains("busy")), "{error}");
+    }
+    assert_eq!(within("the end", runtime.exited("new")).await.code, Some(0));
 }
 
 /// Runs the shim as a daemon does that does not live to see it.
@@ -241,9 +336,31 @@ async fn orphans_are_swept_and_others_are_not() {
     let (runtime, orphan, _) = bench.start(&bench.script("orphan", "exec sleep 1000")).await;
     let (_, known, _) = bench.start(&bench.script("known", "exec sleep 1000")).await;
     std::fs::remove_dir_all(bench.state.path().join("instances/orphan")).unwrap();
-    let swept = within("a sweep", runtime.sweep_orphans()).await.unwrap();
-    assert!(swept >= 1, "{swept}");
+    // Started by nobody's shim: only one with both labels, and with those of this state directory, is an orphan.
+    let state = bench.state.path().canonicalize().unwrap();
+    let labelled = |state: Option<&Path>, instance: Option<&str>| {
+        let mut command = tokio::process::Command::new("sleep");
+        command.arg("1000").env_remove("MESHCTL_STATE_DIR").env_remove("MESHCTL_INSTANCE").kill_on_drop(true);
+        command.envs(state.map(|dir| ("MESHCTL_STATE_DIR", dir)));
+        command.envs(instance.map(|id| ("MESHCTL_INSTANCE", id)));
+        command.spawn().unwrap()
+    };
+    let mut left_over = labelled(Some(&state), Some("orphan"));
+    let mut strangers = [
+        labelled(Some(&state), None),
+        labelled(None, Some("orphan")),
+        labelled(Some(bench.scratch.path()), Some("orphan")),
+        labelled(Some(&state), Some("known")),
+        labelled(Some(&state), Some("")),
+    ];
+    let swept = within("a sweep", Runtime::sweep(&runtime)).await.unwrap();
+    assert!((2..=3).contains(&swept), "the program, its shim (which may end with it) and what is left over: {swept}");
     assert!(!alive(&orphan) && alive(&known));
+    within("its end", left_over.wait()).await.unwrap();
+    for stranger in &mut strangers {
+        assert!(stranger.try_wait().unwrap().is_none(), "{stranger:?}");
+    }
+    assert_eq!(within("a sweep", Runtime::sweep(&runtime)).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -264,12 +381,12 @@ async fn a_limit_of_processor_time_holds_or_its_lack_is_said() {
         let mut spec = bench.script("throttled", "echo up; exec sleep 1000");
         spec.resources.cpu = Some(0.5);
         let (runtime, program, mut lines) = bench.start(&spec).await;
-        if !runtime.capabilities().cpu {
-            let said = line(&mut lines, "meshctl: the cpu limit is not enforced: ").await;
-            assert!(said.contains("control group"), "{said}");
+        let first = line(&mut lines, "").await;
+        if first != "up" {
+            assert!(first.starts_with("meshctl: the cpu limit is not enforced: "), "{first}");
+            assert!(first.contains("control group"), "{first}");
             return;
         }
-        line(&mut lines, "up").await;
         let record = std::fs::read(bench.state.path().join("instances/throttled/shim.json")).unwrap();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         let group = PathBuf::from(record["controlGroups"][0].as_str().unwrap());

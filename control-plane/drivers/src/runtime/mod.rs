@@ -31,11 +31,22 @@ pub trait Runtime: Send + Sync {
     fn exited<'a>(&'a self, id: &'a str) -> Pending<'a, Exit>;
 
     /// Every instance of this state directory that runs or has left something behind, for adoption after a restart of the daemon:
-    /// found by recorded pid and start time, never by name.
+    /// found by recorded pid and start time, never by name. An instance of which too little can be read is left out or
+    /// has ended for a reason that says so; it does not keep the others from being found.
+    ///
+    /// # Errors
+    /// When it cannot be told at all what there is.
     fn list(&self) -> Pending<'_, Result<Vec<Found>, RuntimeError>>;
 
     /// Forgets a stopped instance: removes its files, logs included.
     fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<(), RuntimeError>>;
+
+    /// Ends everything that bears this state directory's label and belongs to no instance any more; called when nothing
+    /// should be left. Returns how many processes there were.
+    ///
+    /// # Errors
+    /// When one of them cannot be ended.
+    fn sweep(&self) -> Pending<'_, Result<usize, RuntimeError>>;
 
     /// The last `lines` of an instance's output that it kept, oldest first.
     fn tail<'a>(&'a self, id: &'a str, lines: usize) -> Pending<'a, Vec<Line>>;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use meshctl_model::instance::{InstanceSpec, SpecEnv};
 
+use super::folder::Refusal;
 use super::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
 
 /// The names and values that are added to the environment of the caller. Files are read here and nowhere else: their
@@ -17,7 +18,7 @@ use super::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
 pub(in crate::runtime) fn environment(
     spec: &InstanceSpec,
     state_dir: &Path,
-) -> Result<Vec<(OsString, OsString)>, String> {
+) -> Result<Vec<(OsString, OsString)>, Refusal> {
     let mut environment: Vec<(OsString, OsString)> = vec![("HOST".into(), "127.0.0.1".into())];
     if let Some(port) = spec.port {
         environment.push(("PORT".into(), port.to_string().into()));
@@ -26,15 +27,16 @@ pub(in crate::runtime) fn environment(
         let value = match value {
             SpecEnv::Text(text) => text.into(),
             SpecEnv::File(path) => {
-                let mut bytes =
-                    fs::read(path).map_err(|error| format!("cannot read {path}, the value of {name}: {error}"))?;
+                let mut bytes = fs::read(path).map_err(|error| {
+                    Refusal::new(&error, format!("cannot read {path}, the value of {name}: {error}"))
+                })?;
                 if bytes.last() == Some(&b'\n') {
                     bytes.pop();
                 }
                 if bytes.contains(&0) {
-                    return Err(format!(
+                    return Err(Refusal::Unstartable(format!(
                         "{path}, the value of {name}, holds a zero byte, which no environment can hold"
-                    ));
+                    )));
                 }
                 OsString::from_vec(bytes)
             }

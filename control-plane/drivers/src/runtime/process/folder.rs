@@ -50,12 +50,34 @@ pub(super) struct Record {
 pub(super) type Report = Result<Record, Refusal>;
 
 /// Why a program was not started.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Refusal {
+pub(in crate::runtime) enum Refusal {
     /// Trying again without a change will not help.
+    #[error("{0}")]
     Unstartable(String),
+    #[error("{0}")]
     Failed(String),
+}
+
+impl Refusal {
+    /// Only what is wrong with the program, its files or its rights is hopeless. All else is the state of the machine at
+    /// this moment: no descriptors, processes or memory left, or a program that is just being written.
+    pub(super) fn new(error: &io::Error, why: String) -> Self {
+        use io::ErrorKind;
+        use rustix::io::Errno;
+        let hopeless = match error.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename
+            | ErrorKind::ArgumentListTooLong => true,
+            _ => matches!(Errno::from_io_error(error), Some(Errno::NOEXEC | Errno::LOOP)),
+        };
+        if hopeless { Self::Unstartable(why) } else { Self::Failed(why) }
+    }
 }
 
 /// What the folder says of the instance. The descriptors are pidfds of the shim.
@@ -83,12 +105,17 @@ impl Folder {
         self.read(SPEC)
     }
 
-    pub(super) fn record(&self) -> io::Result<Option<Record>> {
-        self.read(SHIM)
+    pub(super) fn record(&self) -> Option<Record> {
+        self.read_word(SHIM)
     }
 
-    pub(super) fn exit(&self) -> io::Result<Option<Exit>> {
-        self.read(EXIT)
+    pub(super) fn exit(&self) -> Option<Exit> {
+        self.read_word(EXIT)
+    }
+
+    /// Whether a program was started since the last [`Self::clear`], even if the word about it is lost.
+    pub(super) fn has_begun(&self) -> bool {
+        self.dir.join(SHIM).exists()
     }
 
     pub(super) fn write_spec(&self, spec: &InstanceSpec) -> io::Result<()> {
@@ -138,7 +165,7 @@ impl Folder {
     pub(super) fn state(&self) -> io::Result<State> {
         // Looked at again when the holder changes under our eyes; a shim lives longer than a look, so this ends.
         loop {
-            let Some(holder) = self.holder()? else { return Ok(State::Ended(self.exit()?)) };
+            let Some(holder) = self.holder()? else { return Ok(State::Ended(self.exit())) };
             let Some(pid) = proc::pid(holder) else { continue };
             let shim = match pidfd_open(pid, PidfdFlags::empty()) {
                 Err(rustix::io::Errno::SRCH) => continue,
@@ -148,13 +175,22 @@ impl Folder {
             if self.holder()? != Some(holder) {
                 continue;
             }
-            let record = self.record()?.filter(|record| proc::process_id(holder).as_ref() == Some(&record.shim));
+            let record = self.record().filter(|record| proc::process_id(holder).as_ref() == Some(&record.shim));
             return Ok(match record {
                 None => State::Starting(shim),
-                Some(_) if self.exit()?.is_some() => State::Ending(shim),
+                Some(_) if self.exit().is_some() => State::Ending(shim),
                 Some(record) => State::Running(record, shim),
             });
         }
+    }
+
+    /// What a shim wrote. A word that cannot be read is no word: it was not forced to the disk, so a crash of the machine may
+    /// have left an empty or torn file, and the shim that wrote it is as gone as if it had written nothing.
+    fn read_word<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        self.read(name).unwrap_or_else(|error| {
+            tracing::warn!(%error, "taken as absent");
+            None
+        })
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
@@ -168,8 +204,8 @@ impl Folder {
     }
 
     /// Whole or not at all, for every reader at every moment: written aside and renamed. It is not forced to the disk:
-    /// after a crash of the machine nothing of an instance runs any more, and the daemon's store, which is durable, says what
-    /// is to be started. A hundred instances start at once, and a hundred flushes would be what takes the time.
+    /// after a crash of the machine nothing of an instance runs any more, the daemon's store, which is durable, says what
+    /// is to be started, and readers bear with what the crash has left. A hundred instances start at once, and a hundred flushes would be what takes the time.
     fn write<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -193,4 +229,25 @@ impl Folder {
 /// The same error with what was attempted on what.
 pub(super) fn about(attempt: &str, path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {attempt} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_short_of_something_is_asked_again() {
+        let refusal = |errno: Errno| Refusal::new(&errno.into(), String::new());
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::PERM, Errno::NOEXEC, Errno::NOTDIR, Errno::LOOP] {
+            assert_eq!(refusal(errno), Refusal::Unstartable(String::new()), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::TXTBSY, Errno::IO, Errno::SRCH] {
+            assert_eq!(refusal(errno), Refusal::Failed(String::new()), "{errno}");
+        }
+        // The standard library's own, such as a zero byte in an argument, which has no number.
+        let zero = io::Error::from(io::ErrorKind::InvalidInput);
+        assert_eq!(Refusal::new(&zero, String::new()), Refusal::Unstartable(String::new()));
+    }
 }

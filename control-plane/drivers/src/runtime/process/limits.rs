@@ -14,13 +14,6 @@ use rustix::fs::{Access, access};
 /// The length of the periods in which processor time is counted, in microseconds; the kernel's own default.
 const PERIOD: u64 = 100_000;
 
-/// What this machine lets us limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    pub memory: bool,
-    pub cpu: bool,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Controller {
     Memory,
@@ -41,11 +34,6 @@ impl Controller {
 struct Parent {
     dir: PathBuf,
     unified: bool,
-}
-
-pub(super) fn capabilities() -> Capabilities {
-    let can = |controller| parent(controller).is_some();
-    Capabilities { memory: can(Controller::Memory), cpu: can(Controller::Cpu) }
 }
 
 /// The groups of one instance.

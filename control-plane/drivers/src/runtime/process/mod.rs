@@ -26,8 +26,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use self::environment::environment;
 use self::folder::{Folder, Record, Refusal, Report, State, about};
-pub use self::limits::Capabilities;
-pub use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL, Usage, alive, listening_ports, process_id};
+use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
+pub use self::proc::{listening_ports, process_id};
 use self::watch::FolderWatch;
 pub(super) use self::watch::end_of;
 use super::{Found, FoundState, Line, Running, Runtime, RuntimeError};
@@ -61,32 +61,6 @@ impl ProcessRuntime {
         let state_dir = state_dir.canonicalize().map_err(|error| about("find", state_dir, error))?;
         let at_once = 2 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self { state_dir, executable, launches: Arc::new(Semaphore::new(at_once)) })
-    }
-
-    /// Ends processes that were started for instances of this state directory of which no folder is left. Returns how many.
-    ///
-    /// # Errors
-    /// When one of them cannot be ended.
-    pub async fn sweep_orphans(&self) -> Result<usize, RuntimeError> {
-        let runtime = self.clone();
-        let orphaned = move || {
-            let unknown = |id: &str| runtime.folder(id).is_ok_and(|folder| !folder.dir.exists());
-            proc::sweep(&runtime.state_dir, unknown, ENDING)
-        };
-        blocking(orphaned).await.map_err(|why| RuntimeError::Failed { attempt: "sweep", id: "orphans".into(), why })
-    }
-
-    /// What the processes of an instance use together; `None` when it does not run.
-    pub fn usage(&self, id: &str) -> Option<Usage> {
-        match self.folder(id).ok()?.state().ok()? {
-            State::Running(record, _) => Some(proc::usage_below(record.shim.pid)),
-            _ => None,
-        }
-    }
-
-    /// Which limits of an instance this machine enforces. Where it does not, an instance runs without, and its log says so.
-    pub fn capabilities(&self) -> Capabilities {
-        limits::capabilities()
     }
 
     fn folder(&self, id: &str) -> Result<Folder, String> {
@@ -157,36 +131,25 @@ impl ProcessRuntime {
             let _ = pidfd_send_signal(&hand, Signal::KILL);
             end_of(hand).await.map_err(|error| failed(error.to_string()))?;
         }
-        let exit = folder.exit().map_err(|error| failed(error.to_string()))?;
-        self.account(&folder, id, exit, true).await.map_err(failed)
+        self.account(&folder, id, folder.exit(), true).await.map_err(failed)
     }
 
     async fn exited(&self, id: &str) -> Exit {
-        let unknown = |why: String| Exit {
-            at: Timestamp::now(),
-            code: None,
-            signal: None,
-            asked: false,
-            reason: Some(format!("how is not known: {why}")),
-        };
         let folder = match self.folder(id) {
             Ok(folder) => folder,
-            Err(why) => return unknown(why),
+            Err(why) => return how_is_not_known(why),
         };
         let shim = match folder.state() {
             Ok(State::Ended(_)) => None,
             Ok(State::Starting(shim) | State::Running(_, shim) | State::Ending(shim)) => Some(shim),
-            Err(error) => return unknown(error.to_string()),
+            Err(error) => return how_is_not_known(error.to_string()),
         };
         if let Some(shim) = shim
             && let Err(error) = end_of(shim).await
         {
-            return unknown(error.to_string());
+            return how_is_not_known(error.to_string());
         }
-        match folder.exit() {
-            Ok(exit) => self.account(&folder, id, exit, false).await.unwrap_or_else(unknown),
-            Err(error) => unknown(error.to_string()),
-        }
+        self.account(&folder, id, folder.exit(), false).await.unwrap_or_else(how_is_not_known)
     }
 
     /// How an instance ended whose shim is gone. A shim that wrote the exit has left nothing behind; one that could not,
@@ -197,49 +160,63 @@ impl ProcessRuntime {
         }
         let (state_dir, doomed) = (self.state_dir.clone(), id.to_owned());
         blocking(move || proc::sweep(&state_dir, |instance| instance == doomed, ENDING)).await?;
-        let record = folder.record();
-        if let Ok(Some(record)) = &record {
+        if let Some(record) = folder.record() {
             limits::remove(&record.control_groups);
         }
-        let reason = match record {
-            Ok(None) => "it was never started",
-            _ => "how is not known: its shim left no word, because it was killed or the disk is full",
-        };
-        Ok(Exit { at: Timestamp::now(), code: None, signal: None, asked, reason: Some(reason.to_owned()) })
+        if !folder.has_begun() {
+            let reason = Some("it was never started".to_owned());
+            return Ok(Exit { at: Timestamp::now(), code: None, signal: None, asked, reason });
+        }
+        let why = "its shim left no word, because it was killed, the machine went down or the disk is full";
+        Ok(Exit { asked, ..how_is_not_known(why.to_owned()) })
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
-        let failed = |id: &str, why: String| RuntimeError::Failed { attempt: "find", id: id.to_owned(), why };
-        let entries = std::fs::read_dir(self.instances())
-            .map_err(|error| failed("instances", about("list", &self.instances(), error).to_string()))?;
+        let instances = self.instances();
+        let entries = std::fs::read_dir(&instances).map_err(|error| RuntimeError::Failed {
+            attempt: "find",
+            id: "instances".to_owned(),
+            why: about("list", &instances, error).to_string(),
+        })?;
         let mut found = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(id) = name.to_str() else { continue };
             let Ok(folder) = self.folder(id) else { continue };
-            let record = running(&folder).await.map_err(|error| failed(id, error.to_string()))?;
-            let spec = match (folder.spec(), &record) {
-                (Ok(Some(spec)), _) => spec,
-                (Err(error), Some(_)) => return Err(failed(id, error.to_string())),
-                (Ok(None), Some(_)) => return Err(failed(id, "it runs, but its spec.json is gone".to_owned())),
-                // A crash of the machine left it half written; nothing of it runs, so there is nothing to adopt.
-                (Err(error), None) => {
-                    tracing::warn!(instance = id, %error, "left aside");
-                    continue;
-                }
-                (Ok(None), None) => continue,
-            };
-            let state = match record {
-                Some(record) => FoundState::Running(record.into()),
-                None => {
-                    let exit = folder.exit().map_err(|error| failed(id, error.to_string()))?;
-                    FoundState::Ended(self.account(&folder, id, exit, false).await.map_err(|why| failed(id, why))?)
-                }
-            };
-            found.push(Found { spec, state });
+            found.extend(self.find(id, &folder).await);
         }
         found.sort_by(|one, other| one.spec.id.cmp(&other.spec.id));
         Ok(found)
+    }
+
+    /// What is in one folder. Trouble with it is told of and is never trouble of the others: the daemon starts with what
+    /// can be found. Without a legible spec there is nothing to adopt; what runs all the same is met again when its id is
+    /// started, which gives the running one.
+    async fn find(&self, id: &str, folder: &Folder) -> Option<Found> {
+        let spec = match folder.spec() {
+            Ok(Some(spec)) => spec,
+            Ok(None) => {
+                tracing::warn!(instance = id, "left aside: there is no spec.json in {}", folder.dir.display());
+                return None;
+            }
+            Err(error) => {
+                tracing::warn!(instance = id, %error, "left aside");
+                return None;
+            }
+        };
+        let state = match running(folder).await {
+            Ok(Some(record)) => FoundState::Running(record.into()),
+            Ok(None) => {
+                let account = self.account(folder, id, folder.exit(), false).await;
+                FoundState::Ended(account.unwrap_or_else(how_is_not_known))
+            }
+            // A shim that hangs: whoever starts or stops the instance deals with it.
+            Err(error) => {
+                tracing::warn!(instance = id, %error, "taken as ended");
+                FoundState::Ended(how_is_not_known(error.to_string()))
+            }
+        };
+        Some(Found { spec, state })
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
@@ -253,6 +230,17 @@ impl ProcessRuntime {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error.to_string())),
             _ => Ok(()),
         }
+    }
+
+    async fn sweep(&self) -> Result<usize, RuntimeError> {
+        let runtime = self.clone();
+        let sweep = move || {
+            // What cannot be looked at may be an instance still.
+            let forgotten =
+                |id: &str| runtime.folder(id).is_ok_and(|folder| matches!(folder.dir.try_exists(), Ok(false)));
+            proc::sweep(&runtime.state_dir, forgotten, ENDING)
+        };
+        blocking(sweep).await.map_err(|why| RuntimeError::Failed { attempt: "sweep", id: "orphans".to_owned(), why })
     }
 }
 
@@ -275,6 +263,10 @@ impl Runtime for ProcessRuntime {
 
     fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<(), RuntimeError>> {
         Box::pin(self.remove(id))
+    }
+
+    fn sweep(&self) -> Pending<'_, Result<usize, RuntimeError>> {
+        Box::pin(self.sweep())
     }
 
     fn tail<'a>(&'a self, id: &'a str, lines: usize) -> Pending<'a, Vec<Line>> {
@@ -300,6 +292,11 @@ impl From<Record> for Running {
     fn from(record: Record) -> Self {
         Self { process: record.program, started_at: record.started_at }
     }
+}
+
+fn how_is_not_known(why: String) -> Exit {
+    let reason = Some(format!("how is not known: {why}"));
+    Exit { at: Timestamp::now(), code: None, signal: None, asked: false, reason }
 }
 
 /// What runs in the folder, once it is settled whether anything does.

@@ -16,18 +16,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Names the state directory in the environment of every process of an instance; with [`INSTANCE_LABEL`] it finds
 /// descendants that nothing else leads to any more.
-pub const STATE_DIR_LABEL: &str = "MESHCTL_STATE_DIR";
+pub(super) const STATE_DIR_LABEL: &str = "MESHCTL_STATE_DIR";
 /// Names the instance in the environment of every process of it.
-pub const INSTANCE_LABEL: &str = "MESHCTL_INSTANCE";
+pub(super) const INSTANCE_LABEL: &str = "MESHCTL_INSTANCE";
 
 /// What stands in `/proc/PID/stat`, as far as it is of use here.
 pub(super) struct Stat {
     state: u8,
     pub(super) group: u32,
-    /// User and system time of the process and of its children that have ended, in clock ticks.
-    ticks: u64,
     start_time: u64,
-    resident_pages: u64,
 }
 
 pub(super) fn stat(pid: u32) -> Option<Stat> {
@@ -39,9 +36,7 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     Some(Stat {
         state: *fields.first()?.as_bytes().first()?,
         group: u32::try_from(number(5)?).ok()?,
-        ticks: number(14)? + number(15)? + number(16)? + number(17)?,
         start_time: number(22)?,
-        resident_pages: number(24)?,
     })
 }
 
@@ -61,11 +56,6 @@ pub fn process_id(pid: u32) -> Option<ProcessId> {
 /// The identity of a child that the caller has not reaped: it may have ended already and is itself all the same.
 pub(super) fn identity_of_child(pid: u32) -> Option<ProcessId> {
     Some(ProcessId { pid, start_time: stat(pid)?.start_time, boot_id: boot_id().to_owned() })
-}
-
-/// Whether exactly this process still runs.
-pub fn alive(process: &ProcessId) -> bool {
-    process_id(process.pid).as_ref() == Some(process)
 }
 
 pub(super) fn pid(number: u32) -> Option<Pid> {
@@ -111,28 +101,8 @@ fn pids() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// What a tree of processes uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Usage {
-    /// Resident; memory that processes share counts once for each.
-    pub memory_bytes: u64,
-    /// User and system time since their start, children that have ended included.
-    pub cpu_seconds: f64,
-    pub processes: u32,
-}
-
-/// What the descendants of a process use together.
-pub(super) fn usage_below(ancestor: u32) -> Usage {
-    let page = rustix::param::page_size() as u64;
-    let per_second = rustix::param::clock_ticks_per_second() as f64;
-    descendants(ancestor).into_iter().filter_map(stat).fold(Usage::default(), |sum, stat| Usage {
-        memory_bytes: sum.memory_bytes + stat.resident_pages * page,
-        cpu_seconds: sum.cpu_seconds + stat.ticks as f64 / per_second,
-        processes: sum.processes + 1,
-    })
-}
-
-/// The instance in whose name a process runs, if it belongs to this state directory.
+/// The instance in whose name a process runs, if it belongs to this state directory. Only a process that bears both labels
+/// belongs to an instance: a daemon or an operator's command may have the state directory in its environment as well.
 fn label(pid: u32, state_dir: &Path) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |name: &str| {
@@ -145,7 +115,7 @@ fn label(pid: u32, state_dir: &Path) -> Option<String> {
 }
 
 /// Ends every process of this state directory whose instance is `doomed`, until none is left, and tells how many there
-/// were. Blocks until they have ended.
+/// were. Never ends the caller, even if it was started by an instance. Blocks until they have ended.
 ///
 /// # Errors
 /// When something could not be ended within `within`.

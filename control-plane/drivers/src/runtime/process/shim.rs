@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use meshctl_model::instance::{Exit, InstanceSpec, Program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, getrlimit, kill_process,
     kill_process_group, set_child_subreaper, set_parent_process_death_signal, setrlimit, setsid, wait,
@@ -159,7 +161,8 @@ impl Shim {
                 }
                 deadline = Some(Instant::now() + self.spec.grace.get());
             }
-            for (pid, status) in reap() {
+            let (ended, childless) = reap();
+            for (pid, status) in ended {
                 if pid == self.program {
                     exit = Some(self.exit(status, deadline.is_some()));
                 }
@@ -167,7 +170,7 @@ impl Shim {
             let grace_is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             match &exit {
                 // A wrapper that passes SIGTERM on ends before what it wraps: the rest of its group has the same grace.
-                Some(_) if deadline.is_some() && !grace_is_over && self.group_lives() => {}
+                Some(_) if deadline.is_some() && !grace_is_over && !childless && self.group_lives() => {}
                 Some(_) => break,
                 None if grace_is_over => {
                     let _ = kill_process_group(self.program, Signal::KILL);
@@ -209,18 +212,19 @@ impl Shim {
 
     /// Reads each pipe once. A pipe that is over is let go.
     fn read_outputs(&mut self) {
-        let mut buffer = [0; 64 * 1024];
+        // Not zeroed: a shim whose program is silent never touches this memory, and there are hundreds of shims.
+        let mut buffer = [MaybeUninit::uninit(); 64 * 1024];
         let log = &mut self.log;
-        self.outputs.retain_mut(|(stream, pipe)| match pipe.read(&mut buffer) {
-            Ok(0) => {
+        self.outputs.retain_mut(|(stream, pipe)| match rustix::io::read(&*pipe, &mut buffer) {
+            Ok(([], _)) => {
                 log.finish(*stream, Timestamp::now());
                 false
             }
-            Ok(read) => {
-                log.take(*stream, &buffer[..read], Timestamp::now());
+            Ok((bytes, _)) => {
+                log.take(*stream, bytes, Timestamp::now());
                 true
             }
-            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Err(error) => matches!(error, Errno::AGAIN | Errno::INTR),
         });
     }
 
@@ -265,9 +269,16 @@ fn command(folder: &Folder, spec: &InstanceSpec, groups: Vec<File>) -> Result<Co
     };
     // `STATE_DIR/instances/ID`
     let state_dir = folder.dir.ancestors().nth(2).unwrap_or(Path::new("/"));
-    command.envs(environment(spec, state_dir).map_err(Refusal::Unstartable)?);
-    if !Path::new(&spec.working_dir).is_dir() {
-        return Err(Refusal::Unstartable(format!("its working directory {} does not exist", spec.working_dir)));
+    command.envs(environment(spec, state_dir)?);
+    match std::fs::metadata(&spec.working_dir) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => {
+            return Err(Refusal::Unstartable(format!("its working directory {} is not a directory", spec.working_dir)));
+        }
+        Err(error) => {
+            let why = format!("its working directory {} cannot be entered: {error}", spec.working_dir);
+            return Err(Refusal::new(&error, why));
+        }
     }
     command.current_dir(&spec.working_dir);
     let open_files = spec.resources.open_files.map(|files| Rlimit { current: Some(files), maximum: Some(files) });
@@ -284,7 +295,7 @@ fn tie_to_us(command: &mut Command, open_files: Option<Rlimit>, groups: Vec<File
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The signal is sent at the moment of our death; if that has passed already, it would never come.
         if getppid() != Some(shim) {
-            return Err(rustix::io::Errno::SRCH.into());
+            return Err(Errno::SRCH.into());
         }
         for group in &groups {
             rustix::io::write(group, b"0")?;
@@ -318,23 +329,28 @@ fn refusal(spec: &InstanceSpec, error: &io::Error) -> Refusal {
         }
         _ => format!("cannot execute {program}: {error}"),
     };
-    match error.kind() {
-        // Of the machine, not of the program: no processes, memory or descriptors left.
-        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => Refusal::Failed(why),
-        _ => Refusal::Unstartable(why),
-    }
+    Refusal::new(error, why)
 }
 
-/// Takes in all children that have ended.
-fn reap() -> Vec<(Pid, WaitStatus)> {
-    std::iter::from_fn(|| wait(WaitOptions::NOHANG).ok().flatten()).collect()
+/// Takes in all children that have ended, and tells whether there are no others.
+fn reap() -> (Vec<(Pid, WaitStatus)>, bool) {
+    let mut ended = Vec::new();
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(child)) => ended.push(child),
+            answer => return (ended, answer.is_err_and(|error| error == Errno::CHILD)),
+        }
+    }
 }
 
 /// Kills our children until there are none. What a dead child leaves behind becomes our child, so this reaches every
 /// descendant, also one that has made a session of its own.
 fn end_descendants() -> Result<(), String> {
     loop {
-        reap();
+        let (_, childless) = reap();
+        if childless {
+            return Ok(());
+        }
         let children = proc::children(std::process::id());
         if children.is_empty() {
             return Ok(());
