@@ -121,6 +121,15 @@ impl Control {
             let begun = tokio::time::Instant::now();
             self.round();
             if self.state.going_down && self.state.observed.instances.is_empty() {
+                // What fled from its instance and belongs to nobody; nothing is left when `system.down` is told.
+                match self.executor.runtime.sweep().await {
+                    Ok(0) => {}
+                    Ok(count) => {
+                        let message = format!("{count} processes that belonged to no instance were ended");
+                        self.state.warn("system.swept", "system".into(), message);
+                    }
+                    Err(why) => self.state.warn("system.notSwept", "system".into(), why.to_string()),
+                }
                 let message = "nothing runs any more".to_owned();
                 self.state.event(EventSeverity::Info, "system.down", "system".into(), message, Value::Null);
                 self.write();
