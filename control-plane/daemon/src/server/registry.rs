@@ -9,7 +9,7 @@ use meshctl_api::view::{Registration, RegistryView};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{Answer, Body, Failure, FromShared};
+use super::{Answer, Body, Failure, FromShared, Shared};
 use crate::control::Message;
 use crate::view;
 
@@ -46,25 +46,51 @@ pub async fn endpoints(Extract(shared): FromShared, Query(query): Query<Endpoint
     }
 }
 
-/// Registers an endpoint, or renews it; it leaves routing when the lease is over.
+/// Registers an endpoint, or renews it; it leaves routing when the lease is over. 204 when every gateway knows it, 202 when
+/// some gateway has not said so within a second.
 #[utoipa::path(put, path = "/v1/services/{service}/endpoints/{id}", request_body = Registration,
-    params(("service" = String, Path), ("id" = String, Path)), responses((status = 204)))]
+    params(("service" = String, Path), ("id" = String, Path)), responses((status = 204), (status = 202)))]
 pub async fn register(
     Extract(shared): FromShared,
     Path((service, id)): Path<(String, String)>,
     Body(registration): Body<Registration>,
 ) -> Result<StatusCode, Failure> {
-    shared.ask(|reply| Message::Register { service, id, registration, reply }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let (of, named) = (service.clone(), id.clone());
+    shared.ask(|reply| Message::Register { service: of, id: named, registration, reply }).await?;
+    known(&shared, service, id, true).await
 }
 
-/// Takes a registered endpoint out.
+/// Takes a registered endpoint out. 204 when no gateway knows it any more, 202 when some gateway has not said so within a
+/// second.
 #[utoipa::path(delete, path = "/v1/services/{service}/endpoints/{id}",
-    params(("service" = String, Path), ("id" = String, Path)), responses((status = 204)))]
+    params(("service" = String, Path), ("id" = String, Path)), responses((status = 204), (status = 202)))]
 pub async fn deregister(
     Extract(shared): FromShared,
     Path((service, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Failure> {
-    shared.ask(|reply| Message::Deregister { service, id, reply }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let (of, named) = (service.clone(), id.clone());
+    shared.ask(|reply| Message::Deregister { service: of, id: named, reply }).await?;
+    known(&shared, service, id, false).await
+}
+
+/// Waits until every gateway has acknowledged a snapshot with the endpoint in it, or without it.
+async fn known(shared: &Shared, service: String, id: String, wanted: bool) -> Result<StatusCode, Failure> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    loop {
+        let (service, id) = (service.clone(), id.clone());
+        let done = shared.look(move |control| {
+            let state = &control.state;
+            let Some(listed) = state.snapshot.services.get(&service) else { return Ok(true) };
+            let there = listed.endpoints.iter().any(|endpoint| endpoint.id == id);
+            Ok(there == wanted && state.observed.acknowledged(state.snapshot.generation))
+        });
+        if done.await? {
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(StatusCode::ACCEPTED);
+        }
+        // An acknowledgement is no event that is told; it takes some milliseconds.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
