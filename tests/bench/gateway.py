@@ -112,6 +112,9 @@ def main():
                 }
             },
             "routes": [{"path": "/", "to": "origin"}],
+            # 8,000 connections are 8,000 requests at once, which the default bulkhead of 1024 and 256 waiting would refuse; and
+            # the peers wait for as long as it takes.
+            "defaults": {"bulkhead": {"concurrency": 20000}, "deadline": "10s", "attemptTimeout": "10s"},
         })
         peers = {"nginx": (nginx, ["proxy"]), "haproxy": (haproxy, [])}
         started = []

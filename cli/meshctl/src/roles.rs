@@ -1,5 +1,6 @@
 //! The long-running roles: the same executable, each in a process of its own.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,7 +86,8 @@ fn finish<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("error: {why}");
+            // Where its log cannot be written, that is no reason to end in a panic.
+            let _ = writeln!(std::io::stderr(), "error: {why}");
             ExitCode::from(exit::FAILURE)
         }
     }
@@ -96,6 +98,7 @@ fn log() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("MESHCTL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A full disk must not end a role because it cannot be told of.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     if std::io::stderr().is_terminal() { log.compact().init() } else { log.json().flatten_event(true).init() }
 }

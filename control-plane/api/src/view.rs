@@ -246,7 +246,7 @@ pub struct Revision {
     pub reason: Option<String>,
     /// `apply`, `scale`, `restart`, `undo`.
     pub cause: String,
-    /// `applied`, `applying`, `failed`, `superseded`.
+    /// `applying`, `applied`, `failed`, `down`; once another is wanted `superseded` (was applied) or `abandoned` (never was).
     pub state: String,
     /// Whether it is the wanted one.
     pub current: bool,

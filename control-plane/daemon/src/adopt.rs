@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use meshctl_drivers::runtime::{Found, FoundState, Running, RuntimeError, SharedRuntime};
 use meshctl_model::instance::Exit;
-use meshctl_model::plan::{AfterStop, GatewayLink, Phase};
+use meshctl_model::plan::{AfterStop, GatewayLink, Instance, Phase};
 
 use crate::gateways;
 use crate::state::State;
@@ -19,7 +19,7 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
     let (known, unknown): (Vec<Found>, Vec<Found>) =
         found.into_iter().partition(|found| state.observed.instances.contains_key(&found.spec.id));
     for stranger in unknown {
-        end_stranger(state, stranger, runtime);
+        end_stranger(state, stranger, now);
     }
 
     let mut missing: std::collections::BTreeSet<String> = state.observed.instances.keys().cloned().collect();
@@ -47,23 +47,30 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
     Ok(())
 }
 
-/// Nobody remembers it: it is ended, while everything else goes on. Its id is not given to another.
-fn end_stranger(state: &mut State, stranger: Found, runtime: &SharedRuntime) {
-    let id = stranger.spec.id;
-    if matches!(stranger.state, FoundState::Running(_)) {
-        state.warn("instance.orphan", format!("instance/{id}"), format!("{id} runs and is not known; ending it"));
-    }
+/// Nobody remembers it: it is stopped like everything that is not wanted. Its id is not given to another.
+fn end_stranger(state: &mut State, stranger: Found, now: Timestamp) {
+    let id = stranger.spec.id.clone();
+    let FoundState::Running(running) = stranger.state else {
+        state.litter.push(id);
+        return;
+    };
+    state.warn("instance.orphan", format!("instance/{id}"), format!("{id} runs and is not known; ending it"));
     if let Some(ordinal) = id.rsplit('-').next().and_then(|text| text.parse::<u64>().ok()) {
         state.record(&stranger.spec.service, |record| record.next_ordinal = record.next_ordinal.max(ordinal + 1));
     }
-    let runtime = SharedRuntime::clone(runtime);
-    tokio::spawn(async move {
-        if let Err(why) = runtime.stop(&id).await {
-            tracing::error!(%why, "a stranger could not be ended");
-        } else if let Err(why) = runtime.remove(&id).await {
-            tracing::warn!(%why, "the files of a stranger could not be removed");
-        }
+    state.insert(Instance {
+        spec: stranger.spec,
+        hash: String::new(),
+        revision: 0,
+        phase: Phase::Drained,
+        since: now,
+        process: Some(running.process),
+        started_at: Some(running.started_at),
+        restarts: 0,
+        failures: 0,
+        reason: Some("nobody remembers it".into()),
     });
+    link_gateway(state, &id);
 }
 
 /// It runs: what was under way with it when the daemon ended is begun again.

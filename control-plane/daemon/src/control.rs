@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::error::ApiError;
+use meshctl_api::place;
 use meshctl_api::view::{Accepted, Plan, Registration, Told};
 use meshctl_drivers::runtime::process::listening_ports;
 use meshctl_model::event::{Event, EventSeverity};
@@ -143,6 +144,12 @@ impl Control {
                 message = messages.recv() => message,
                 () = tokio::time::sleep(wake) => None,
             };
+            if first.is_none() && !self.executor.state_dir.join(place::LOCK).exists() {
+                tracing::error!(
+                    "the state directory is gone; what runs is ended by `meshctl down` with the same --state-dir"
+                );
+                return Ended::Left;
+            }
             let now = Timestamp::now();
             let burst = std::iter::from_fn(|| messages.try_recv().ok()).take(BURST);
             for message in first.into_iter().chain(burst) {

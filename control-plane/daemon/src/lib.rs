@@ -39,7 +39,7 @@ use crate::execute::Executor;
 use crate::hub::Hub;
 use crate::server::Shared;
 use crate::state::State;
-use crate::store::{Store, StoreError};
+use crate::store::{Remembered, Store, StoreError};
 
 pub use server::openapi;
 
@@ -73,8 +73,12 @@ pub enum DaemonError {
 pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let dir = absolute(&options.state_dir)?;
     let lock = own(&dir)?;
-    let store = Store::open(&dir.join(place::STORE))?;
-    let mut state = State::restore(store.remembered()?, offset(&dir));
+    let (store, remembered, damaged) = remember(&dir.join(place::STORE))?;
+    let mut state = State::restore(remembered, offset(&dir));
+    if let Some(aside) = damaged {
+        let message = format!("the state was damaged and is set aside as {aside}; what runs is not known and is ended");
+        state.warn("store.damaged", "system".into(), message);
+    }
 
     let executable = std::env::current_exe()
         .map_err(|source| DaemonError::System { attempt: "find the executable of meshctl", source })?;
@@ -135,6 +139,26 @@ fn own(dir: &Path) -> Result<File, DaemonError> {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(DaemonError::Owned(dir.display().to_string())),
         Err(TryLockError::Error(source)) => Err(file("lock", &path)(source)),
+    }
+}
+
+/// Opens the store. A damaged one is set aside, with the name that it has then, and a new one begun: a system that cannot be
+/// stopped any more is worse than one whose history is elsewhere.
+fn remember(path: &Path) -> Result<(Store, Remembered, Option<String>), StoreError> {
+    let open = || Store::open(path).and_then(|store| store.remembered().map(|remembered| (store, remembered)));
+    match open() {
+        Ok((store, remembered)) => Ok((store, remembered, None)),
+        Err(why) if why.is_damage() => {
+            let aside = format!("{}.damaged-{}", path.display(), Timestamp::now().as_second());
+            tracing::error!(%why, aside, "setting a damaged state aside");
+            let _ = std::fs::rename(path, &aside);
+            for suffix in ["-wal", "-shm"] {
+                let _ = std::fs::rename(format!("{}{suffix}", path.display()), format!("{aside}{suffix}"));
+            }
+            let (store, remembered) = open()?;
+            Ok((store, remembered, Some(aside)))
+        }
+        Err(why) => Err(why),
     }
 }
 

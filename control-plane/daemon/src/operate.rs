@@ -34,6 +34,8 @@ pub struct Wish {
     pub sources: Sources,
     /// The operator's variables that the topology was made with.
     pub environment: BTreeMap<String, String>,
+    /// What the history says where the operator gives no reason: `orders=4`.
+    pub detail: Option<String>,
 }
 
 /// A wish with everything that follows from it. Nothing has changed yet.
@@ -53,14 +55,16 @@ impl State {
         overlay.replicas.retain(|name, _| names(name).is_some_and(|service| service.replicas.is_none()));
         overlay.restarts.retain(|name, _| names(name).is_some());
         let environment = sources.environment.clone();
-        Wish { topology, overlay, cause: "apply", sources, environment }
+        Wish { topology, overlay, cause: "apply", sources, environment, detail: None }
     }
 
     /// # Errors
     /// When a service does not exist.
     pub fn wish_scale(&self, replicas: impl IntoIterator<Item = (String, u32)>) -> Result<Wish, ApiError> {
         let mut overlay = self.overlay.clone();
+        let mut said = Vec::new();
         for (service, count) in replicas {
+            said.push(format!("{service}={count}"));
             let known = self.known_service(&service)?;
             if let Some(port) = known.fixed_port().filter(|_| count > 1) {
                 let message =
@@ -73,7 +77,7 @@ impl State {
             }
             overlay.replicas.insert(service, count);
         }
-        Ok(self.wish_again(overlay, "scale"))
+        Ok(self.wish_again(overlay, "scale", said.join(", ")))
     }
 
     /// # Errors
@@ -84,31 +88,50 @@ impl State {
             self.known_service(service)?;
             *overlay.restarts.entry(service.clone()).or_default() += 1;
         }
-        Ok(self.wish_again(overlay, "restart"))
+        Ok(self.wish_again(overlay, "restart", services.join(", ")))
     }
 
-    fn wish_again(&self, overlay: Overlay, cause: &'static str) -> Wish {
+    fn wish_again(&self, overlay: Overlay, cause: &'static str, detail: String) -> Wish {
         let (topology, environment) = (self.topology.clone(), self.environment.clone());
-        Wish { topology, overlay, cause, sources: Sources::default(), environment }
+        Wish { topology, overlay, cause, sources: Sources::default(), environment, detail: Some(detail) }
     }
 
     /// # Errors
     /// When there is no such revision to go back to.
     pub fn wish_undo(&self, to: Option<u64>, store: &Store) -> Result<Wish, ApiError> {
-        let wanted = to.unwrap_or_else(|| self.revision.saturating_sub(1));
-        let missing = || {
+        let read = |number| store.revision(number).map_err(|why| unwritable(&why));
+        let found = match to {
+            Some(number) => read(number)?,
+            None => {
+                let rows = store.revisions().map_err(|why| unwritable(&why))?;
+                let worked = rows.iter().rev().filter(|row| row.revision < self.revision && row.state == "superseded");
+                let mut found = None;
+                for row in worked {
+                    found = read(row.revision)?.filter(|(_, body)| self.differs(body));
+                    if found.is_some() {
+                        break;
+                    }
+                }
+                found
+            }
+        };
+        let (row, body) = found.ok_or_else(|| {
             let message = match to {
                 Some(number) => format!("there is no revision {number} to go back to"),
-                None => "there is no revision before the present one to go back to".to_owned(),
+                None => "there is no other revision that was ever wholly applied, to go back to".to_owned(),
             };
             ApiError::new(ErrorCode::NotFound, message).hint("see `meshctl rollout history`")
-        };
-        if wanted == 0 {
-            return Err(missing());
-        }
-        let (_, body) = store.revision(wanted).map_err(|why| unwritable(&why))?.ok_or_else(missing)?;
-        let RevisionBody { topology, overlay, environment, .. } = body;
-        Ok(Wish { topology, overlay, cause: "undo", sources: Sources::default(), environment })
+        })?;
+        let RevisionBody { topology, mut overlay, environment, .. } = body;
+        // A restart cannot be undone, and going back is no reason for another.
+        overlay.restarts.clone_from(&self.overlay.restarts);
+        let detail = Some(format!("to revision {}", row.revision));
+        Ok(Wish { topology, overlay, cause: "undo", sources: Sources::default(), environment, detail })
+    }
+
+    /// Whether a revision wants something else than the present one, restarts aside.
+    fn differs(&self, body: &RevisionBody) -> bool {
+        body.topology != self.topology || body.overlay.replicas != self.overlay.replicas
     }
 
     fn known_service(&self, name: &str) -> Result<&meshctl_model::topology::Service, ApiError> {
@@ -191,7 +214,7 @@ impl State {
                 revision,
                 created_at: now,
                 by: asked.by.clone(),
-                reason: asked.reason.clone(),
+                reason: asked.reason.clone().or_else(|| wish.detail.clone()),
                 cause: wish.cause.into(),
                 state: "applying".into(),
             };

@@ -219,9 +219,13 @@ impl State {
         link.acked_generation = status.generation;
         link.acked_revision = status.revision;
         link.version = Some(status.version);
+        let breakers = status.edges.into_iter().map(|edge| (edge.edge, edge.breaker)).collect::<Vec<_>>();
         link.ejected = status.ejected.into_iter().map(|ejection| (ejection.endpoint, ejection.reason)).collect();
         // It knows a generation that was forgotten here, as after a power cut: the next one is beyond it.
         self.observed.generation = self.observed.generation.max(status.generation);
+        for (edge, breaker) in breakers {
+            self.breaker(&edge, gateway, breaker);
+        }
         let refused = status.refused.iter().map(|(address, why)| format!("cannot listen on {address}: {why}"));
         let refused = refused.collect::<Vec<_>>().join("; ");
         self.trouble(gateway, Some(refused).filter(|text| !text.is_empty()));
@@ -240,12 +244,14 @@ impl State {
     fn unlink(&mut self, id: &str) {
         if let Some(link) = self.observed.gateways.get_mut(id) {
             *link = GatewayLink { slot: link.slot, ..GatewayLink::default() };
+            self.breakers.retain(|(_, gateway), _| gateway != id);
         }
     }
 
     fn told(&mut self, gateway: &str, event: GatewayEvent) {
         match event {
             GatewayEvent::Breaker { edge, from, to, reason, .. } => {
+                self.breaker(&edge, gateway, to);
                 let (kind, word) = match to {
                     BreakerState::Open => ("breaker.opened", "open"),
                     BreakerState::HalfOpen => ("breaker.halfOpened", "half-open"),

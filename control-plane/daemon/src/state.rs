@@ -10,7 +10,7 @@ use meshctl_model::event::{Event, EventSeverity};
 use meshctl_model::plan::{
     Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step, decide, reserved_ports,
 };
-use meshctl_model::snapshot::{Endpoint, Snapshot};
+use meshctl_model::snapshot::{BreakerState, Endpoint, Snapshot};
 use meshctl_model::topology::Topology;
 use serde_json::Value;
 
@@ -38,6 +38,8 @@ pub struct State {
     pub registry: Catalogue,
     /// What the data plane should have now; its generation is `observed.generation`.
     pub snapshot: Arc<Snapshot>,
+    /// Breakers that are not closed, by edge and gateway.
+    pub breakers: BTreeMap<(String, String), BreakerState>,
     /// Everything is as wanted.
     pub ready: bool,
     pub going_down: bool,
@@ -94,6 +96,7 @@ impl State {
             ports,
             registry,
             snapshot: Arc::default(),
+            breakers: BTreeMap::new(),
             ready: false,
             going_down: false,
             last_event: remembered.last_event,
@@ -185,6 +188,20 @@ impl State {
         }
         self.touched_service(&instance.spec.service.clone());
         self.unwritten.instances.insert(id.to_owned());
+    }
+
+    /// Notes what a gateway says of an edge's breaker; the callee is shown with it.
+    pub fn breaker(&mut self, edge: &str, gateway: &str, breaker: BreakerState) {
+        let key = (edge.to_owned(), gateway.to_owned());
+        let before = match breaker {
+            BreakerState::Closed => self.breakers.remove(&key),
+            _ => self.breakers.insert(key, breaker),
+        };
+        if before.unwrap_or_default() != breaker
+            && let Some((_, callee)) = edge.split_once(':')
+        {
+            self.touched_service(callee);
+        }
     }
 
     fn touched_service(&mut self, service: &str) {

@@ -53,6 +53,18 @@ pub enum StoreError {
     Unreadable { path: String, what: String },
 }
 
+impl StoreError {
+    /// Whether the file itself is broken, rather than the disk full or the version wrong.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ffi::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Sql { source, .. } => matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
+            Self::Unreadable { .. } => true,
+            Self::Newer { .. } => false,
+        }
+    }
+}
+
 /// One saved state of what is wanted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RevisionBody {
@@ -286,7 +298,9 @@ fn restrict(path: &Path) {
 
 fn write_all(to: &Transaction, changes: &Changes) -> rusqlite::Result<()> {
     if let Some((row, body)) = &changes.revision {
-        to.execute("UPDATE revisions SET state = 'superseded' WHERE state IN ('applying', 'applied', 'failed')", [])?;
+        // What was wholly applied can be gone back to; what failed, or was never finished, stays known as that.
+        to.execute("UPDATE revisions SET state = 'superseded' WHERE state = 'applied'", [])?;
+        to.execute("UPDATE revisions SET state = 'abandoned' WHERE state = 'applying'", [])?;
         to.execute(
             "INSERT INTO revisions (revision, created_at, by_user, reason, cause, state, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

@@ -9,7 +9,7 @@ use meshctl_drivers::registry as registered;
 use meshctl_model::API_VERSION;
 use meshctl_model::GATEWAY;
 use meshctl_model::plan::{CRASH_LOOP, Phase, Unready};
-use meshctl_model::snapshot::HostMatch;
+use meshctl_model::snapshot::{BreakerState, HostMatch};
 
 use crate::control::Control;
 use crate::state::State;
@@ -64,7 +64,7 @@ pub fn service(control: &Control, name: &str) -> Option<Service> {
         _ => None,
     };
     let reason = match (&unready, failing) {
-        (None, _) => None,
+        (None, _) => open_breaker(state, name),
         (Some(_), Some(failing)) => Some(match service_state {
             ServiceState::RolledBack => format!("went back to what was ready before: {}", failing.reason),
             _ => failing.reason.clone(),
@@ -92,6 +92,14 @@ pub fn service(control: &Control, name: &str) -> Option<Service> {
         instances,
         labels: wanted.map(|service| service.labels.clone()).unwrap_or_default(),
     })
+}
+
+/// What callers are refused, though every instance is ready.
+fn open_breaker(state: &State, name: &str) -> Option<String> {
+    let ((edge, gateway), breaker) =
+        state.breakers.iter().find(|((edge, _), _)| edge.split_once(':').is_some_and(|(_, callee)| callee == name))?;
+    let word = if *breaker == BreakerState::Open { "open" } else { "half-open" };
+    Some(format!("the breaker of {edge} is {word} at {gateway}"))
 }
 
 fn word(state: InstanceState) -> &'static str {

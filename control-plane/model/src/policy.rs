@@ -57,6 +57,7 @@ impl Default for Policy {
                 on: vec![
                     RetryOn::Failure(RetryFailure::ConnectFailure),
                     RetryOn::Failure(RetryFailure::Reset),
+                    RetryOn::Failure(RetryFailure::Timeout),
                     RetryOn::Status(502),
                     RetryOn::Status(503),
                     RetryOn::Status(504),

@@ -164,7 +164,8 @@ pub struct Service {
     pub port: Option<Port>,
     /// Where the program runs, from the file's folder; by default that folder.
     pub working_dir: Option<String>,
-    /// Environment variables, beside those of the daemon.
+    /// Environment variables, beside `PORT`, `HOST`, `MESHCTL_SERVICE`, `MESHCTL_INSTANCE`, and of the daemon's own `PATH`,
+    /// `HOME`, `USER`, `SHELL`, locale, time zone and temporary folder. Nothing else is inherited.
     pub env: BTreeMap<String, EnvValue>,
     /// How it is known to be ready and alive; by default a TCP connection to its port.
     pub health: Health,
@@ -311,7 +312,7 @@ pub struct Retry {
     /// Attempts after the first; by default 2. 0 switches retries off.
     #[schemars(range(min = 0, max = 10))]
     pub attempts: Option<u32>,
-    /// What is tried again; by default connectFailure, reset, 502, 503, 504.
+    /// What is tried again; by default connectFailure, reset, timeout, 502, 503, 504.
     pub on: Option<Vec<RetryOn>>,
     /// Retries as a share of all requests of the edge; by default 20% (and always 10/s).
     pub budget: Option<Percent>,

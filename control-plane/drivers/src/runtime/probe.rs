@@ -112,6 +112,7 @@ async fn execute(spec: &InstanceSpec, state_dir: &Path, words: &[String]) -> Res
     let cannot = |error: io::Error| format!("cannot execute the check program {program}: {error}");
     let mut child = Command::new(program)
         .args(arguments)
+        .env_clear()
         .envs(environment(spec, state_dir).map_err(|refusal| refusal.to_string())?)
         .current_dir(&spec.working_dir)
         .stdin(Stdio::null())

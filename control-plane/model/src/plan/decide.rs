@@ -322,7 +322,7 @@ fn gateway_steps(gateways: &BTreeMap<u32, DesiredService>, observed: &Observed, 
         let overdue = current.phase == Phase::Ready && settled_for.unsigned_abs() > GATEWAY_DRAIN;
         let others = all.iter().filter(|i| slot_of(i) == *slot && i.spec.id != current.spec.id);
         for other in others.filter(|i| !matches!(i.phase, Phase::Stopping { .. })) {
-            if overdue || matches!(other.phase, Phase::BackingOff { .. } | Phase::Starting) {
+            if overdue || matches!(other.phase, Phase::BackingOff { .. } | Phase::Starting | Phase::Drained) {
                 steps.push(stop(other, AfterStop::Forget, None));
             }
         }

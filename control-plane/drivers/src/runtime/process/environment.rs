@@ -10,7 +10,25 @@ use meshctl_model::instance::{InstanceSpec, SpecEnv};
 use super::folder::Refusal;
 use super::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
 
-/// The names and values that are added to the environment of the caller. Files are read here and nowhere else: their
+/// What every program may expect of its surroundings. Nothing else of the environment in which a daemon happens to have been
+/// started reaches a service: it would differ from one start to the next, and it may hold what is nobody's business.
+const INHERITED: [&str; 13] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "JAVA_HOME",
+    "MESHCTL_LOG",
+    "RUST_BACKTRACE",
+];
+
+/// The whole environment of the processes of an instance. Files are read here and nowhere else: their
 /// content goes into the process that needs it and into no file, argument, log or error.
 ///
 /// # Errors
@@ -19,7 +37,10 @@ pub(in crate::runtime) fn environment(
     spec: &InstanceSpec,
     state_dir: &Path,
 ) -> Result<Vec<(OsString, OsString)>, Refusal> {
-    let mut environment: Vec<(OsString, OsString)> = vec![("HOST".into(), "127.0.0.1".into())];
+    let locale = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("LC_"));
+    let mut environment: Vec<(OsString, OsString)> =
+        std::env::vars_os().filter(|(name, _)| locale(name) || INHERITED.iter().any(|known| name == known)).collect();
+    environment.push(("HOST".into(), "127.0.0.1".into()));
     if let Some(port) = spec.port {
         environment.push(("PORT".into(), port.to_string().into()));
     }

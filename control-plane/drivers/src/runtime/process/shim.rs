@@ -269,7 +269,7 @@ fn command(folder: &Folder, spec: &InstanceSpec, groups: Vec<File>) -> Result<Co
     };
     // `STATE_DIR/instances/ID`
     let state_dir = folder.dir.ancestors().nth(2).unwrap_or(Path::new("/"));
-    command.envs(environment(spec, state_dir)?);
+    command.env_clear().envs(environment(spec, state_dir)?);
     match std::fs::metadata(&spec.working_dir) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => {
