@@ -18,10 +18,6 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
     let found = runtime.list().await?;
     let (known, unknown): (Vec<Found>, Vec<Found>) =
         found.into_iter().partition(|found| state.observed.instances.contains_key(&found.spec.id));
-    for stranger in unknown {
-        end_stranger(state, stranger, now);
-    }
-
     let mut missing: std::collections::BTreeSet<String> = state.observed.instances.keys().cloned().collect();
     let mut adopted = 0;
     for found in known {
@@ -40,6 +36,9 @@ pub async fn adopt(state: &mut State, runtime: &SharedRuntime) -> Result<(), Run
         link_gateway(state, &id);
         let reason = Some("it was to be started, and was not".to_owned());
         ended_meanwhile(state, &id, &Exit { at: now, code: None, signal: None, asked: false, reason }, now);
+    }
+    for stranger in unknown {
+        end_stranger(state, stranger, now);
     }
     if adopted > 0 {
         state.info("daemon.adopted", "system".into(), format!("{adopted} running instances were taken over"));

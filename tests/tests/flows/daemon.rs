@@ -43,6 +43,22 @@ fn an_instance_that_died_while_it_was_away_is_replaced() {
     assert!(after.contains(&before[1]) && !after.contains(&before[0]), "{before:?} {after:?}");
 }
 
+/// A system can always be stopped, also when nobody can read any more what it consists of.
+#[test]
+fn with_a_damaged_state_down_still_leaves_nothing() {
+    let system = System::new();
+    system.apply(HELLO);
+    system.kill_daemon();
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        std::fs::write(system.state_dir().join(name), [7; 20_000]).expect("the state is damaged");
+    }
+    assert_eq!(instances_running(&system), BTreeMap::from([("hello".into(), 2)]));
+    system.run(&["down"]).expect(0);
+    assert_eq!(instances_running(&system), BTreeMap::new());
+    system.apply(HELLO);
+    system.down();
+}
+
 /// Each step of the first apply, and then each step of a change, is where the daemon dies once. Started again it ends where
 /// an undisturbed run ends.
 #[test]
