@@ -4,6 +4,7 @@ mod roles;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use meshctl_operator::Globals;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
         return meshctl_drivers::runtime::process::shim::main(&folder);
     }
     CompleteEnv::with_factory(Meshctl::command).complete();
-    let Meshctl { globals, command } = Meshctl::parse();
+    let Meshctl { globals, command } = Meshctl::try_parse().unwrap_or_else(|error| without_hidden(error).exit());
     match command {
         Command::Operator(command) => {
             log_calls(globals.verbose);
@@ -61,6 +62,17 @@ fn main() -> ExitCode {
         }
         Command::Role(role) => roles::run(role, &globals),
     }
+}
+
+/// clap lists every command where one is missing, also those that are not for operators.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::Strings(names)) = error.remove(ContextKind::ValidSubcommand) {
+        let shown =
+            |name: &String| Meshctl::command().find_subcommand(name).is_some_and(|command| !command.is_hide_set());
+        let names = names.into_iter().filter(shown).collect();
+        error.insert(ContextKind::ValidSubcommand, ContextValue::Strings(names));
+    }
+    error
 }
 
 /// An operator's command logs to stderr what it asks of the daemon, if that is wanted.

@@ -11,8 +11,8 @@ use crate::output::Format;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// The folder of this system, one daemon each [default: ~/.local/state/meshctl/default]
-    #[arg(long, global = true, env = "MESHCTL_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    /// The folder of this system, one daemon each [env: MESHCTL_STATE_DIR] [default: ~/.local/state/meshctl/default]
+    #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
     /// When to use colours: auto (NO_COLOR is honoured), always, never

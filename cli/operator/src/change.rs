@@ -1,7 +1,5 @@
 //! The second half of every change: it has been accepted; follow it, and say how it ended.
 
-use std::time::Duration;
-
 use meshctl_api::client::Client;
 use meshctl_api::view::{Accepted, Plan, PlanStep, Route, ServiceState, Status};
 use meshctl_model::exit;
@@ -11,12 +9,10 @@ use crate::args::{ChangeArgs, OutputArgs, WaitArgs};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, BOLD, Format, document, styled};
 use crate::plans;
-use crate::progress::{BlockedService, Ending, Failed, FailedService, Goal, follow, waiting};
+use crate::progress::{BlockedService, Ending, Failed, FailedService, Goal, RETURN, follow, waiting};
 use crate::session::Session;
 use crate::show::state_word;
 
-/// How long a command waits for a daemon that went away in the middle of a change.
-const RETURN: Duration = Duration::from_secs(10);
 /// How much of a failed service's output is shown.
 const LOG_LINES: usize = 20;
 

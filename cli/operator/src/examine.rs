@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::view::{InstanceState, ServiceState, Status};
@@ -50,6 +51,9 @@ fn careful(message: impl Into<String>, remedy: impl Into<String>) -> Check {
 fn broken(message: impl Into<String>, remedy: impl Into<String>) -> Check {
     Check { grade: Grade::Broken, message: message.into(), remedy: Some(remedy.into()) }
 }
+
+/// A daemon that is well answers at once; a check does not wait long to say that it does not.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Looks at everything. Nothing is changed by it.
 pub(crate) async fn examine(session: &Session) -> Vec<Group> {
@@ -152,7 +156,7 @@ fn directory(dir: &Path) -> Vec<Check> {
 async fn daemon(session: &Session) -> (Vec<Check>, Option<Status>) {
     let record = launch::recorded(session.state_dir());
     let client = match session.client() {
-        Ok(client) => client,
+        Ok(client) => client.patience(PATIENCE),
         Err(failure) => return (vec![unwell(&failure)], None),
     };
     let version = match client.version().await.map_err(Failure::from) {

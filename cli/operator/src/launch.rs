@@ -45,6 +45,7 @@ pub(crate) async fn ensure(session: &Session) -> Result<Client, Failure> {
             session.client()
         }
         Err(error) if error.code == ErrorCode::Unreachable => start(session).await,
+        // A daemon that is there and silent owns the directory: another could not.
         Err(error) => Err(error.into()),
     }
 }

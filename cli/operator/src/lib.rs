@@ -33,7 +33,7 @@ pub fn run(globals: &Globals, command: Command, whole: fn() -> clap::Command) ->
 }
 
 fn attempt(globals: &Globals, command: Command, whole: fn() -> clap::Command) -> Outcome {
-    let session = session::Session::new(globals)?;
+    let session = session::Session::new(globals)?.within(command.timeout());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

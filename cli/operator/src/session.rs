@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use etcetera::BaseStrategy;
 use meshctl_api::build;
@@ -19,6 +20,8 @@ pub(crate) struct Session {
     state_dir: PathBuf,
     quiet: bool,
     verbose: bool,
+    /// How long the whole command may wait, where it was told.
+    timeout: Option<Duration>,
 }
 
 impl Session {
@@ -31,7 +34,13 @@ impl Session {
             When::Never => anstream::ColorChoice::Never.write_global(),
         }
         let state_dir = state_dir(globals.state_dir.as_deref())?;
-        Ok(Self { state_dir, quiet: globals.quiet, verbose: globals.verbose > 0 })
+        Ok(Self { state_dir, quiet: globals.quiet, verbose: globals.verbose > 0, timeout: None })
+    }
+
+    /// The same for a command that has `timeout` for everything: no answer is waited for longer.
+    pub(crate) fn within(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// Absolute.
@@ -57,7 +66,11 @@ impl Session {
 
     /// A client for the daemon of this state directory, whether or not one answers.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::at(&self.state_dir)?)
+        let client = Client::at(&self.state_dir)?;
+        Ok(match self.timeout {
+            Some(timeout) => client.patience(timeout),
+            None => client,
+        })
     }
 
     /// The failure that a daemon is which died; `None` where none should run, or one does.
@@ -121,13 +134,18 @@ pub(crate) fn skew(daemon: &Version) -> String {
     }
 }
 
-/// The state directory: as asked for, or the XDG one. Absolute, because a daemon outlives the folder it was started in.
+/// Names the state directory where the command line does not. Read here and not by clap, which would show a required
+/// `--state-dir` in every usage line where it is set.
+const STATE_DIR: &str = "MESHCTL_STATE_DIR";
+
+/// The state directory: as asked for, as the environment says, or the XDG one. Absolute, because a daemon outlives the folder it was started in.
 ///
 /// # Errors
 /// When there is neither.
 pub fn state_dir(wanted: Option<&Path>) -> Result<PathBuf, Failure> {
-    let dir = match wanted {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+    let named = wanted.map(Path::to_owned).or_else(|| std::env::var_os(STATE_DIR).map(PathBuf::from));
+    let dir = match named {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => {
             let xdg = etcetera::choose_base_strategy().map_err(|error| {
                 Failure::new(exit::FAILURE, "there is no home directory to keep the system in")

@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshctl_api::view::Plan;
 use meshctl_model::exit;
-use meshctl_model::load::{SourceFile, Sources, load, variables};
+use meshctl_model::load::{Loaded, SourceFile, Sources, load, variables};
+use meshctl_model::topology::{EnvSource, EnvValue, Topology};
 
 use crate::failure::Failure;
-use crate::output::{Format, findings};
+use crate::output::{self, Format, findings};
 
 /// The largest file that is read.
 const LARGEST: u64 = 1 << 20;
@@ -73,13 +75,41 @@ impl FileArgs {
 /// # Errors
 /// When anything is an error.
 pub(crate) fn check(sources: &Sources, format: &Format) -> Result<(), Failure> {
-    let findings = load(sources).findings;
+    let Loaded { topology, findings } = load(sources);
     if !findings::has_errors(&findings) {
         findings::tell(&findings, sources);
+        topology.iter().flat_map(missing).for_each(output::warn);
         return Ok(());
     }
     findings::show(&findings, sources, format)?;
     Err(invalid(&findings::count(&findings)))
+}
+
+/// What the topology needs of this machine and does not find: programs and files that are named by their path. It is no
+/// error, because they may come before the instances start.
+pub(crate) fn missing(topology: &Topology) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (name, service) in &topology.services {
+        let folder = Path::new(service.working_dir.as_deref().unwrap_or("/"));
+        if let Some(program) =
+            service.command.iter().flatten().next().filter(|program| program.contains('/') && !program.contains("{{"))
+        {
+            let wrong = match std::fs::metadata(folder.join(program)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Some("does not exist"),
+                Ok(file) if !file.is_file() || file.permissions().mode() & 0o111 == 0 => Some("is not executable"),
+                _ => None,
+            };
+            missing.extend(wrong.map(|wrong| format!("service {name}: program {program} {wrong}")));
+        }
+        for (variable, value) in &service.env {
+            if let EnvValue::From(EnvSource::File(path)) = value
+                && !folder.join(path).exists()
+            {
+                missing.push(format!("service {name}: file {path} of {variable} does not exist"));
+            }
+        }
+    }
+    missing
 }
 
 /// The failure that an invalid topology is; its findings have been shown.

@@ -24,10 +24,10 @@ use crate::view::{
 };
 
 pub use lines::Logs;
-pub use watch::Watch;
+pub use watch::{Heard, Watch};
 
 /// How long an answer may take. Streams have no such limit: they begin within it and go on.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the daemon of one state directory. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -54,10 +54,11 @@ impl Client {
         Ok(Self { http, socket: Arc::new(socket), place, patience: PATIENCE })
     }
 
-    /// The same, with less patience: for shell completion.
+    /// The same, with no more than this patience. Where it is less than usual and runs out, time is over
+    /// ([`ErrorCode::TimedOut`](crate::error::ErrorCode::TimedOut)), and nothing is said about the daemon.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = self.patience.min(patience);
         self
     }
 
@@ -197,7 +198,7 @@ impl Client {
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ApiError> {
         let answer = self.send(request).await?;
         let path = answer.url().path().to_owned();
-        let body = answer.bytes().await.map_err(|error| failure::transport(&self.place, error))?;
+        let body = answer.bytes().await.map_err(|error| self.failed(error))?;
         serde_json::from_slice(&body).map_err(|error| failure::not_understood(&path, &error))
     }
 
@@ -205,16 +206,25 @@ impl Client {
     async fn send(&self, request: RequestBuilder) -> Result<Response, ApiError> {
         let request = request.build().map_err(|error| failure::transport(&self.place, error))?;
         let (method, path, begun) = (request.method().clone(), request.url().path().to_owned(), Instant::now());
-        let answer = self.http.execute(request).await.map_err(|error| failure::transport(&self.place, error))?;
+        let answer = self.http.execute(request).await.map_err(|error| self.failed(error))?;
         tracing::debug!(%method, path, status = answer.status().as_u16(), elapsed = ?begun.elapsed(), "asked the daemon");
         if answer.status().is_success() { Ok(answer) } else { Err(failure::refused(&path, answer).await) }
+    }
+
+    fn failed(&self, error: reqwest::Error) -> ApiError {
+        if error.is_timeout() { self.silent() } else { failure::transport(&self.place, error) }
+    }
+
+    /// Patience has run out.
+    fn silent(&self) -> ApiError {
+        failure::silent(&self.place, self.patience < PATIENCE)
     }
 
     /// [`Self::send`] for an answer without an end: only its beginning has to come in time.
     async fn open(&self, request: RequestBuilder) -> Result<Response, ApiError> {
         match tokio::time::timeout(self.patience, self.send(request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(failure::silent(&self.place, self.patience)),
+            Err(_) => Err(self.silent()),
         }
     }
 }

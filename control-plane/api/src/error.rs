@@ -34,6 +34,8 @@ pub enum ErrorCode {
     TimedOut,
     /// No daemon answers.
     Unreachable,
+    /// A daemon is there and does not answer: it is stopped, or stuck.
+    Silent,
     /// The daemon is on its way down, or cannot write.
     Unavailable,
     Internal,
@@ -48,7 +50,7 @@ impl ErrorCode {
             Self::Conflict => 409,
             Self::Forbidden => 403,
             Self::TimedOut => 504,
-            Self::Unreachable | Self::Unavailable => 503,
+            Self::Unreachable | Self::Silent | Self::Unavailable => 503,
             Self::Internal => 500,
         }
     }
@@ -62,7 +64,7 @@ impl ErrorCode {
             Self::Conflict => exit::CONFLICT,
             Self::Forbidden => exit::PERMISSION,
             Self::TimedOut => exit::TIMED_OUT,
-            Self::Unreachable => exit::UNREACHABLE,
+            Self::Unreachable | Self::Silent => exit::UNREACHABLE,
             Self::Unavailable | Self::Internal => exit::FAILURE,
         }
     }

@@ -37,14 +37,20 @@ pub struct SocketPath {
 }
 
 impl SocketPath {
+    /// In a folder that does not exist nobody listens: its name stays as it is, and connecting to it fails.
+    ///
     /// # Errors
-    /// When `dir` cannot be opened.
+    /// When `dir` exists and cannot be opened.
     pub fn inside(dir: &Path, name: &str) -> io::Result<Self> {
         let path = dir.join(name);
         if path.as_os_str().len() <= 107 {
             return Ok(Self { path, _folder: None });
         }
-        let folder = File::open(dir)?;
+        let folder = match File::open(dir) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { path, _folder: None }),
+            Err(error) => return Err(error),
+        };
         let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()));
         Ok(Self { path, _folder: Some(folder) })
     }

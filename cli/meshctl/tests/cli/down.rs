@@ -51,6 +51,47 @@ fn a_folder_of_somebody_else_is_never_removed() {
 }
 
 #[test]
+fn what_is_not_ours_stays_when_a_directory_is_purged() {
+    let daemon = daemon();
+    let dir = daemon.dir.path();
+    for name in ["instances", "data", "photos"] {
+        std::fs::create_dir(dir.join(name)).expect("made");
+        std::fs::write(dir.join(name).join("file"), "").expect("written");
+    }
+    for name in ["notes.txt", "daemon.log.1", "state.db-wal", "state.db.damaged-1"] {
+        std::fs::write(dir.join(name), "").expect("written");
+    }
+    let ran = daemon.run(&["down", "--purge", "--yes"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("what is not of meshctl stays: notes.txt, photos"), "{}", ran.stdout);
+    let mut left: Vec<_> = std::fs::read_dir(dir).expect("it is there").map(|e| e.expect("read").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["notes.txt", "photos"]);
+    assert!(dir.join("photos/file").exists());
+}
+
+#[test]
+fn what_runs_is_ended_though_its_directory_was_removed() {
+    let above = tempfile::tempdir().expect("a folder");
+    let dir = above.path().canonicalize().expect("it is there").join("removed");
+    let mut left = std::process::Command::new("sleep")
+        .arg("600")
+        .env("MESHCTL_STATE_DIR", &dir)
+        .env("MESHCTL_INSTANCE", "orders-1")
+        .spawn()
+        .expect("sleep runs");
+    let wanted = format!("orders-1 (pid {})", left.id());
+    let dry = ran(command(&dir, &["down", "--dry-run"]).output().expect("meshctl runs"));
+    assert_eq!(dry.stdout, format!("{wanted} would be ended (dry run)\n"));
+    let down = ran(command(&dir, &["down"]).output().expect("meshctl runs"));
+    let ended = left.try_wait().expect("it is a child");
+    let _ = left.kill();
+    let _ = left.wait();
+    assert_eq!((down.status, down.stdout), (0, format!("ended what a daemon had left: {wanted}\n")), "{}", down.stderr);
+    assert!(ended.is_some(), "it runs on");
+}
+
+#[test]
 fn nothing_to_stop_is_no_failure() {
     let dir = tempfile::tempdir().expect("a folder");
     let nowhere = dir.path().join("never-used");

@@ -97,7 +97,10 @@ fn documents_keep_their_form() {
     let all = json(&["get", "svc,gw", "-o", "json"]);
     assert_eq!((all["kind"].as_str(), all["items"].as_array().map(Vec::len)), (Some("List"), Some(3)));
     let breakers = json(&["breaker", "ls", "-o", "json"]);
-    assert_eq!(breakers["items"][1], serde_json::json!({ "edge": "orders:inventory", "state": "open" }));
+    assert_eq!(
+        breakers["items"][1],
+        serde_json::json!({ "name": "orders:inventory", "edge": "orders:inventory", "state": "open" })
+    );
     assert_eq!(json(&["registry", "ls", "-o", "json"])["index"], 7);
 }
 
@@ -248,4 +251,66 @@ fn shop() -> tempfile::NamedTempFile {
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
     std::fs::write(file.path(), "services:\n  orders: { builtin: orders }\n").expect("written");
     file
+}
+
+#[test]
+fn what_sorts_nothing_is_refused() {
+    let ran = daemon().run(&["get", "instances", "--sort-by", "nope"]);
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("no instance has `nope` to sort by"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(".restarts"), "{}", ran.stderr);
+}
+
+#[test]
+fn everything_in_a_list_has_a_name() {
+    let daemon = daemon();
+    let kinds = [
+        ("instances", "inventory-1 "),
+        ("endpoints", "inventory-2"),
+        ("gateways", "gateway-1"),
+        ("edges", "gateway:orders "),
+    ];
+    for (kind, begins) in kinds {
+        let ran = daemon.run(&["get", kind, "-o", "jsonpath={.items[*].name}"]);
+        assert!(ran.status == 0 && ran.stdout.starts_with(begins), "{kind}: {} {}", ran.stdout, ran.stderr);
+    }
+    let ran = daemon.run(&["registry", "ls", "-o", "jsonpath={.index} {.items[*].name}"]);
+    assert_eq!(ran.stdout, "7 inventory-2\n");
+    for command in ["check", "version"] {
+        assert_eq!(daemon.run(&[command, "-o", "name"]).status, 2, "{command} lists nothing");
+    }
+}
+
+#[test]
+fn what_a_topology_does_not_find_is_a_warning() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let topology = "apiVersion: meshctl/v1\nkind: Topology\nservices:\n  web:\n    command: [./doesnotexist]\n    \
+                    env: { KEY: { file: key.txt } }\n  shell:\n    command: [/bin/sh]\n  words:\n    command: [./words.yaml]\n";
+    let path = dir.path().join("words.yaml");
+    std::fs::write(&path, topology).expect("written");
+    for word in ["validate", "plan"] {
+        let words = [word, path.to_str().expect("text")];
+        let ran = ran(command(&dir.path().join("state"), &words).output().expect("meshctl runs"));
+        assert_eq!(ran.status, 0, "{word}: {}", ran.stderr);
+        let warnings: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("warning: service")).collect();
+        let key = dir.path().join("key.txt");
+        assert_eq!(
+            warnings,
+            [
+                "warning: service web: program ./doesnotexist does not exist",
+                &format!("warning: service web: file {} of KEY does not exist", key.display()),
+                "warning: service words: program ./words.yaml is not executable",
+            ]
+        );
+    }
+}
+
+#[test]
+fn usage_names_only_what_an_operator_needs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let usage = ran(command(dir.path(), &["-q"]).output().expect("meshctl runs"));
+    assert_eq!(usage.status, 2);
+    assert!(usage.stderr.contains("apply") && !usage.stderr.contains("gateway"), "{}", usage.stderr);
+    let usage = ran(command(dir.path(), &["scale"]).output().expect("meshctl runs"));
+    assert!(usage.stderr.contains("Usage:") && !usage.stderr.contains("--state-dir"), "{}", usage.stderr);
 }

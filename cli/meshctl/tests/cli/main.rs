@@ -4,4 +4,5 @@ mod change;
 mod down;
 mod help;
 mod look;
+mod silent;
 mod support;

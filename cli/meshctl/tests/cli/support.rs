@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use meshctl_api::place::{DAEMON, DaemonRecord, LOCK, SOCKET, STORE};
+use meshctl_api::place::{DAEMON, DaemonRecord, LOCK, SOCKET, STORE, SocketPath};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
@@ -74,8 +74,13 @@ impl Default for Script {
 
 impl Daemon {
     pub(crate) fn play(script: Script) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
+        Self::play_in(tempfile::tempdir().expect("a folder"), script)
+    }
+
+    pub(crate) fn play_in(dir: TempDir, script: Script) -> Self {
         let socket = dir.path().join(SOCKET);
+        // As the real one binds it: the name may be longer than a socket's address.
+        let address = SocketPath::inside(dir.path(), SOCKET).expect("the folder opens");
         let process = Command::new("sleep").arg("600").spawn().expect("sleep runs");
         let record = DaemonRecord { pid: process.id(), start_time: start_time(process.id()), version: "0.1.0".into() };
         std::fs::write(dir.path().join(DAEMON), serde_json::to_vec(&record).expect("JSON")).expect("written");
@@ -93,7 +98,7 @@ impl Daemon {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let listener = {
             let _inside = runtime.enter();
-            UnixListener::bind(&socket).expect("a socket")
+            UnixListener::bind(address.as_path()).expect("a socket")
         };
         let router = Router::new().fallback(answer).with_state(Arc::clone(&played));
         runtime.spawn(async move { axum::serve(listener, router).await });
@@ -242,7 +247,7 @@ fn own_build() -> String {
     String::from_utf8(said.stdout).expect("text").trim().to_owned()
 }
 
-fn start_time(pid: u32) -> u64 {
+pub(crate) fn start_time(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let after_name = stat.rsplit(')').next().expect("a name");
     after_name.split_ascii_whitespace().nth(19).and_then(|ticks| ticks.parse().ok()).expect("a number")

@@ -5,6 +5,7 @@ use meshctl_api::error::ErrorCode;
 use meshctl_api::view::{ApplyRequest, Plan};
 use meshctl_model::exit;
 use meshctl_model::load::Sources;
+use meshctl_model::units::Span;
 
 use crate::args::ChangeArgs;
 use crate::failure::{Failure, Outcome};
@@ -32,6 +33,12 @@ pub struct Args {
     files: FileArgs,
     #[command(flatten)]
     change: ChangeArgs,
+}
+
+impl Args {
+    pub(super) fn timeout(&self) -> Span {
+        self.change.wait.timeout
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Outcome {

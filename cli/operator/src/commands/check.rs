@@ -35,6 +35,7 @@ struct Report<'a> {
 }
 
 pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
+    args.output.output.must_not_be_names()?;
     let groups = examine(session).await;
     let healthy = !groups.iter().flat_map(|group| &group.checks).any(|check| check.grade == Grade::Broken);
     let report = Report { api_version: API_VERSION, kind: "CheckReport", healthy, groups: &groups };

@@ -1,7 +1,6 @@
 //! `meshctl completion`, and the names that a shell completes while one types.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
@@ -48,7 +47,7 @@ pub(super) fn service_names() -> ArgValueCompleter {
 /// The names of the services of the system that the environment names; none where that takes long or fails. The command
 /// line itself is not known while it is being typed.
 pub fn services() -> Vec<String> {
-    let Ok(dir) = state_dir(std::env::var_os("MESHCTL_STATE_DIR").map(PathBuf::from).as_deref()) else {
+    let Ok(dir) = state_dir(None) else {
         return Vec::new();
     };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };

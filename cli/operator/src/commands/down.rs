@@ -1,12 +1,15 @@
 //! `meshctl down`
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use meshctl_api::client::Client;
-use meshctl_api::place::{DAEMON, DAEMON_LOG, LOCK, STORE};
+use meshctl_api::error::ErrorCode;
+use meshctl_api::place::{DAEMON, DAEMON_LOG, LOCK, SOCKET, STORE};
 use meshctl_api::view::DownRequest;
 use meshctl_model::exit;
 use meshctl_model::units::Span;
@@ -49,6 +52,12 @@ pub struct Args {
     timeout: Span,
 }
 
+impl Args {
+    pub(super) fn timeout(&self) -> Span {
+        self.timeout
+    }
+}
+
 pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     if args.purge {
         must_be_ours(session.state_dir())?;
@@ -56,7 +65,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     if args.dry_run {
         return announce(session, args.purge).await;
     }
-    let system = match daemon(session).await? {
+    let mut left = Vec::new();
+    let mut daemon = daemon(session).await?;
+    if daemon.is_none() {
+        left = labelled(session.state_dir());
+        if !left.is_empty() {
+            session.say(format_args!("no daemon runs, and {} processes of one do: a new one ends them", left.len()));
+            daemon = Some(launch::start(session).await?);
+        }
+    }
+    let system = match daemon {
         Some(client) => {
             let name = client.status().await?.name;
             agree_to_purge(session, &args, &name)?;
@@ -68,7 +86,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
             None
         }
     };
+    if !left.is_empty() {
+        must_have_ended(session.state_dir())?;
+    }
     match system {
+        _ if !left.is_empty() => print_line(format_args!("ended what a daemon had left: {}", left.join(", ")))?,
         Some(name) if name.is_empty() => print_line("stopped")?,
         Some(name) => print_line(format_args!("{name} stopped"))?,
         None => print_line("nothing is running")?,
@@ -85,12 +107,12 @@ async fn daemon(session: &Session) -> Result<Option<Client>, Failure> {
         return Ok(None);
     }
     let client = session.client()?;
-    let failure = match client.version().await {
+    let error = match client.version().await {
         Ok(_) => return Ok(Some(client)),
-        Err(error) => Failure::from(error),
+        Err(error) => error,
     };
     match launch::recorded(session.state_dir()) {
-        _ if failure.exit != exit::UNREACHABLE => Err(failure),
+        _ if error.code != ErrorCode::Unreachable => Err(error.into()),
         None => Ok(None),
         Some(record) if launch::is_alive(&record) => {
             Err(Failure::new(exit::UNREACHABLE, format!("the daemon (pid {}) runs and does not answer", record.pid))
@@ -139,7 +161,13 @@ fn must_be_gone(socket: &Path) -> Result<(), Failure> {
 async fn announce(session: &Session, purges: bool) -> Outcome {
     let running = if session.state_dir().exists() { session.client()?.status().await.ok() } else { None };
     match running {
-        None => print_line("nothing is running")?,
+        None => {
+            let left = labelled(session.state_dir());
+            match left.is_empty() {
+                true => print_line("nothing is running")?,
+                false => print_line(format_args!("{} would be ended (dry run)", left.join(", ")))?,
+            }
+        }
         Some(status) => {
             for service in &status.items {
                 print_line(format_args!("service/{} would be stopped (dry run)", service.name))?;
@@ -181,10 +209,72 @@ fn must_be_ours(dir: &Path) -> Result<(), Failure> {
         .hint("nothing was removed; remove it yourself if that is meant"))
 }
 
+/// Removes what meshctl keeps in `dir`, and `dir` itself where nothing else is in it.
 fn purge(dir: &Path) -> Result<(), Failure> {
-    match fs::remove_dir_all(dir) {
-        Ok(()) => print_line(format_args!("{} removed", dir.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::file(format_args!("cannot remove {}", dir.display()), &error)),
+    let failed = |error: io::Error| Failure::file(format_args!("cannot remove {}", dir.display()), &error);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut foreign = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_folder = entry.file_type().map_err(failed)?.is_dir();
+        match (is_folder, is_ours(&name, is_folder)) {
+            (_, false) => foreign.push(name),
+            (true, true) => fs::remove_dir_all(entry.path()).map_err(failed)?,
+            (false, true) => fs::remove_file(entry.path()).map_err(failed)?,
+        }
     }
+    if foreign.is_empty() {
+        fs::remove_dir(dir).map_err(failed)?;
+        return print_line(format_args!("{} removed", dir.display()));
+    }
+    foreign.sort();
+    print_line(format_args!("{} purged; what is not of meshctl stays: {}", dir.display(), foreign.join(", ")))
+}
+
+/// Whether meshctl makes things of this name in a state directory.
+fn is_ours(name: &str, is_folder: bool) -> bool {
+    if is_folder {
+        return matches!(name, "instances" | "gateways" | "data");
+    }
+    matches!(name, STORE | DAEMON | DAEMON_LOG | LOCK | SOCKET | "state.db-wal" | "state.db-shm" | "daemon.log.1")
+        || name == "daemon.json.new"
+        || name.starts_with("state.db.damaged-")
+}
+
+/// The processes that say in their environment that they belong to an instance of the system in `dir`, whoever started
+/// them: `orders-1 (pid 4001)`. They are all that is left of a system whose directory somebody removed.
+fn labelled(dir: &Path) -> Vec<String> {
+    // The daemon resolves links before it names its directory; of one that is gone only the folder above can be resolved.
+    let above = || Some(dir.parent()?.canonicalize().ok()?.join(dir.file_name()?));
+    let resolved = dir.canonicalize().ok().or_else(above).unwrap_or_else(|| dir.to_owned());
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut found: Vec<(u32, String)> = processes
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let environment = fs::read(entry.path().join("environ")).ok()?;
+            let value = |name: &[u8]| {
+                environment.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(name)?.strip_prefix(b"="))
+            };
+            let at = Path::new(OsStr::from_bytes(value(b"MESHCTL_STATE_DIR")?));
+            let instance = String::from_utf8_lossy(value(b"MESHCTL_INSTANCE")?).into_owned();
+            ((at == dir || at == resolved) && pid != std::process::id()).then_some((pid, instance))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(pid, instance)| format!("{instance} (pid {pid})")).collect()
+}
+
+/// The new daemon has ended what was left.
+fn must_have_ended(dir: &Path) -> Result<(), Failure> {
+    let left = labelled(dir);
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(exit::FAILURE, format!("some of what a daemon had left runs on: {}", left.join(", ")))
+        .hint("`meshctl down` again, or `kill -9` them"))
 }

@@ -66,6 +66,19 @@ pub enum Command {
 }
 
 impl Command {
+    /// How long it may take, where it was told.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        let timeout = match self {
+            Self::Apply(args) => args.timeout(),
+            Self::Scale(args) => args.timeout(),
+            Self::Restart(args) => args.timeout(),
+            Self::Rollout(command) => command.timeout()?,
+            Self::Down(args) => args.timeout(),
+            _ => return None,
+        };
+        Some(timeout.get())
+    }
+
     /// Does it. `whole` is the whole command line, for what describes it.
     pub(crate) async fn run(self, session: &Session, whole: fn() -> clap::Command) -> Outcome {
         match self {

@@ -127,10 +127,12 @@ pub(super) async fn registry(session: &Session, command: RegistryCommand) -> Out
     let services: Vec<String> = args.service.iter().cloned().collect();
     super::get::must_exist(&client, &services).await?;
     let registry = client.endpoints(args.service.as_deref()).await?;
-    if document(&args.output.output, &registry)? {
+    let listing = show::endpoints(registry.items, Timestamp::now());
+    let mut list = listing.document();
+    list["index"] = registry.index.into();
+    if document(&args.output.output, &list)? {
         return Ok(exit::OK);
     }
-    let listing = show::endpoints(registry.items, Timestamp::now());
     if args.output.output == Format::Name {
         output::print(listing.names())?;
     } else {

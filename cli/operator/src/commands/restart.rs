@@ -1,6 +1,7 @@
 //! `meshctl restart`
 
 use meshctl_api::view::RestartRequest;
+use meshctl_model::units::Span;
 
 use super::get::must_exist;
 use crate::args::ChangeArgs;
@@ -22,6 +23,12 @@ pub struct Args {
 
     #[command(flatten)]
     change: ChangeArgs,
+}
+
+impl Args {
+    pub(super) fn timeout(&self) -> Span {
+        self.change.wait.timeout
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Outcome {

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use meshctl_api::view::UndoRequest;
+use meshctl_model::units::Span;
 
 use super::get::list;
 use crate::args::{ChangeArgs, ListArgs, OutputArgs, WaitArgs};
@@ -53,6 +54,16 @@ pub struct UndoArgs {
 
     #[command(flatten)]
     change: ChangeArgs,
+}
+
+impl Command {
+    pub(super) fn timeout(&self) -> Option<Span> {
+        match self {
+            Self::Status(args) => Some(args.wait.timeout),
+            Self::History(_) => None,
+            Self::Undo(args) => Some(args.change.wait.timeout),
+        }
+    }
 }
 
 pub(super) async fn run(session: &Session, command: Command) -> Outcome {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use meshctl_api::view::ScaleRequest;
+use meshctl_model::units::Span;
 
 use super::get::must_exist;
 use crate::args::ChangeArgs;
@@ -26,6 +27,12 @@ pub struct Args {
 
     #[command(flatten)]
     change: ChangeArgs,
+}
+
+impl Args {
+    pub(super) fn timeout(&self) -> Span {
+        self.change.wait.timeout
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Outcome {

@@ -1,12 +1,12 @@
 //! `meshctl validate`
 
 use meshctl_model::exit;
-use meshctl_model::load::load;
+use meshctl_model::load::{Loaded, load};
 
 use crate::args::OutputArgs;
 use crate::failure::Outcome;
-use crate::output::{findings, print_line};
-use crate::sources::{FileArgs, invalid};
+use crate::output::{self, findings, print_line};
+use crate::sources::{FileArgs, invalid, missing};
 
 /// Check topology files and report everything that is wrong with them
 #[derive(Debug, clap::Args)]
@@ -26,11 +26,12 @@ pub struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let sources = args.files.topology()?;
-    let findings = load(&sources).findings;
+    let Loaded { topology, findings } = load(&sources);
     findings::show(&findings, &sources, &args.output.output)?;
     if findings::has_errors(&findings) {
         return Err(invalid(&findings::count(&findings)));
     }
+    topology.iter().flat_map(missing).for_each(output::warn);
     if args.output.output.for_people() {
         let names: Vec<&str> = sources.files.iter().map(|file| file.name.as_str()).collect();
         print_line(format_args!("{}: valid", names.join(", ")))?;

@@ -42,6 +42,7 @@ struct This {
 }
 
 pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
+    args.output.output.must_not_be_names()?;
     let daemon = match session.client() {
         Ok(client) => client.version().await.ok(),
         Err(_) => None,

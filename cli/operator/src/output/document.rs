@@ -25,6 +25,15 @@ pub enum Format {
 }
 
 impl Format {
+    /// Refuses `name` where the result is not a list of things that have one.
+    pub(crate) fn must_not_be_names(&self) -> Result<(), Failure> {
+        match self {
+            Self::Name => Err(Failure::usage("`-o name` lists things by their names, and there are none here")
+                .hint("use json, yaml or jsonpath=TEMPLATE")),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it is for people, who are told more beside it.
     pub(crate) fn for_people(&self) -> bool {
         matches!(self, Self::Table | Self::Wide)

@@ -7,7 +7,7 @@ mod view;
 
 use std::time::Duration;
 
-use meshctl_api::client::Watch;
+use meshctl_api::client::{Heard, Watch};
 use meshctl_api::view::{Status, Told};
 use meshctl_model::event::Event;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub(crate) use picture::fold;
 use crate::failure::Failure;
 use crate::session::Session;
 use view::View;
+
+/// How long a command waits for a daemon that went away in the middle of a change.
+pub(crate) const RETURN: Duration = Duration::from_secs(10);
 
 /// What is waited for.
 #[derive(Clone, Debug)]
@@ -90,12 +93,21 @@ pub(crate) async fn follow(
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
     let ending = loop {
-        let told = tokio::select! {
-            told = watch.next() => told?,
+        let heard = tokio::select! {
+            heard = watch.hear() => heard?,
             _ = interrupt.recv() => break Ending::Interrupted,
             () = &mut deadline => break Ending::TimedOut,
         };
-        let Some(told) = told else { break Ending::Gone };
+        let told = match heard {
+            Heard::Told(told) => *told,
+            Heard::Broken => {
+                if matches!(goal, Goal::Outcome { .. } | Goal::Ready) {
+                    view.say(format_args!("the daemon is gone; waiting up to {RETURN:?} for one that goes on"));
+                }
+                continue;
+            }
+            Heard::Ended => break Ending::Gone,
+        };
         if let Told::Event(event) = &told
             && let Some(ending) = outcome(goal, event)
         {

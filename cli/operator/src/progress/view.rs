@@ -1,6 +1,7 @@
 //! The picture on stderr: on a terminal a block of lines that follows it, in a pipe one line for each change.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -41,6 +42,15 @@ impl View {
             Self::Quiet => {}
             Self::Plain(said) => changes(said, status).iter().for_each(output::say),
             Self::Drawn(drawn) => drawn.show(waiting(status)),
+        }
+    }
+
+    /// Says something above the picture.
+    pub(super) fn say(&self, text: impl Display) {
+        match self {
+            Self::Quiet => {}
+            Self::Plain(_) => output::say(text),
+            Self::Drawn(drawn) => drawn.block.suspend(|| output::say(text)),
         }
     }
 

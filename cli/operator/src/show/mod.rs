@@ -4,7 +4,7 @@ mod describe;
 mod system;
 mod traffic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshctl_model::API_VERSION;
 use serde::Serialize;
@@ -42,7 +42,12 @@ pub(crate) struct Item {
 impl Item {
     fn new(name: impl Into<String>, thing: &impl Serialize, cells: Vec<Cell>) -> Self {
         // The views are plain data: they always have a JSON form.
-        Self { name: name.into(), value: serde_json::to_value(thing).unwrap_or_default(), cells }
+        let (name, mut value) = (name.into(), serde_json::to_value(thing).unwrap_or_default());
+        // Everything that is listed has a name, also where the API calls it otherwise, so that one path finds them all.
+        if let Value::Object(fields) = &mut value {
+            fields.entry("name").or_insert_with(|| name.clone().into());
+        }
+        Self { name, value, cells }
     }
 }
 
@@ -70,12 +75,16 @@ impl Listing {
     /// Sorted by what `path` finds in each.
     ///
     /// # Errors
-    /// When it is not a path.
+    /// When it is not a path, or none of the things has such a field.
     pub(crate) fn sorted(mut self, path: Option<&str>) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(self) };
         let mut keyed = Vec::with_capacity(self.items.len());
         for item in self.items {
             keyed.push((output::find(&item.value, path).map_err(Failure::usage)?, item));
+        }
+        if !keyed.is_empty() && keyed.iter().all(|(key, _)| key.is_none()) {
+            return Err(Failure::usage(format!("no {} has `{path}` to sort by", self.kind.singular()))
+                .hint(format!("the fields are {}", fields(keyed.iter().map(|(_, item)| &item.value)))));
         }
         keyed.sort_by(|(left, _), (right, _)| output::order(left.as_ref(), right.as_ref()));
         self.items = keyed.into_iter().map(|(_, item)| item).collect();
@@ -115,9 +124,14 @@ pub(crate) fn alone(kind: Kind, item: &Item) -> Value {
         }
         fields.insert("apiVersion".to_owned(), API_VERSION.into());
         fields.insert("kind".to_owned(), kind.title().into());
-        fields.entry("name").or_insert_with(|| item.name.clone().into());
     }
     document
+}
+
+/// `.id, .service`, of all that any of the things has.
+fn fields<'a>(things: impl Iterator<Item = &'a Value>) -> String {
+    let names: BTreeSet<&String> = things.filter_map(Value::as_object).flat_map(serde_json::Map::keys).collect();
+    names.iter().map(|name| format!(".{name}")).collect::<Vec<_>>().join(", ")
 }
 
 /// `a=1,b=2`.

@@ -2,18 +2,15 @@
 
 use std::error::Error;
 use std::io;
-use std::time::Duration;
+use std::path::Path;
 
 use reqwest::Response;
 
 use crate::error::{ApiError, ErrorCode};
+use crate::place::{DAEMON, DaemonRecord};
 
 /// The request did not come through, or its answer broke off.
 pub(super) fn transport(place: &str, error: reqwest::Error) -> ApiError {
-    if error.is_timeout() {
-        return ApiError::new(ErrorCode::TimedOut, format!("the daemon at {place} did not answer in time"))
-            .hint("it may be busy or stuck: look at its log, daemon.log in the state directory");
-    }
     match cause(&error) {
         Some(cause) if error.is_connect() => io(place, cause),
         _ if error.is_builder() => ApiError::new(ErrorCode::Invalid, format!("the request cannot be made: {error}")),
@@ -50,8 +47,38 @@ pub(super) fn not_understood(path: &str, error: &serde_json::Error) -> ApiError 
         .hint("it may be of another version: compare with `meshctl version`")
 }
 
-pub(super) fn silent(place: &str, waited: Duration) -> ApiError {
-    ApiError::new(ErrorCode::TimedOut, format!("the daemon at {place} did not answer within {waited:?}"))
+/// Somebody listens on the socket and does not answer. Who, and what the kernel says about it, tells a stopped daemon from
+/// one that is stuck; a caller in a hurry only learns that its time is over.
+pub(super) fn silent(place: &str, in_a_hurry: bool) -> ApiError {
+    let code = if in_a_hurry { ErrorCode::TimedOut } else { ErrorCode::Silent };
+    let dir = Path::new(place).parent().unwrap_or(Path::new("/"));
+    let record = std::fs::read(dir.join(DAEMON)).ok();
+    let Some(record) = record.and_then(|text| serde_json::from_slice::<DaemonRecord>(&text).ok()) else {
+        return ApiError::new(code, format!("the daemon of {} does not answer", dir.display()))
+            .hint("look at its log, daemon.log in the state directory");
+    };
+    let (pid, state) = (record.pid, process_state(record.pid));
+    let message = format!("the daemon (pid {pid}) of {} does not answer (process state: {state})", dir.display());
+    ApiError::new(code, message).hint(match state {
+        "stopped" => format!("`kill -CONT {pid}` lets it go on"),
+        _ => format!("look at its log, daemon.log; `kill -9 {pid}` and `meshctl apply FILE` replace it"),
+    })
+}
+
+/// The third field of `/proc/PID/stat` in words.
+fn process_state(pid: u32) -> &'static str {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it, in parentheses, may contain anything.
+    match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
+        Some('R') => "running",
+        Some('S' | 'I') => "sleeping",
+        Some('D') => "waiting for a device",
+        Some('T') => "stopped",
+        Some('t') => "stopped by a debugger",
+        Some('Z' | 'X') => "ended",
+        Some(_) => "unknown",
+        None => "gone",
+    }
 }
 
 /// The system's own error at the bottom of the chain.

@@ -26,6 +26,8 @@ pub struct Watch {
     /// `None` while the connection is broken.
     lines: Option<Lines>,
     broken_since: Option<Instant>,
+    /// When this connection must have said something; `None` once it has.
+    begins_by: Option<Instant>,
     message: Message,
     /// Whether this connection's first snapshot has come. A later one says that events before it were left out.
     has_begun: bool,
@@ -33,6 +35,16 @@ pub struct Watch {
     catching_up: Option<Told>,
     /// Fetched, and to be handed over before anything else.
     fetched: VecDeque<Told>,
+}
+
+/// What a watch hears next.
+#[derive(Debug)]
+pub enum Heard {
+    Told(Box<Told>),
+    /// The connection broke off; from now on the watch tries to come back.
+    Broken,
+    /// The daemon is gone and did not come back in time.
+    Ended,
 }
 
 /// The message that is being read.
@@ -44,6 +56,7 @@ struct Message {
 
 impl Watch {
     pub(super) async fn open(client: Client, after: Option<String>, return_within: Duration) -> Result<Self, ApiError> {
+        let begins_by = Instant::now() + client.patience;
         let lines = Some(connect(&client, after.as_deref()).await?);
         Ok(Self {
             client,
@@ -51,6 +64,7 @@ impl Watch {
             after,
             lines,
             broken_since: None,
+            begins_by: Some(begins_by),
             message: Message::default(),
             has_begun: false,
             catching_up: None,
@@ -64,11 +78,25 @@ impl Watch {
     /// When the daemon refuses, or says something that is not understood.
     pub async fn next(&mut self) -> Result<Option<Told>, ApiError> {
         loop {
+            match self.hear().await? {
+                Heard::Told(told) => return Ok(Some(*told)),
+                Heard::Broken => {}
+                Heard::Ended => return Ok(None),
+            }
+        }
+    }
+
+    /// As [`Self::next`], for who wants to know of breaks too.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn hear(&mut self) -> Result<Heard, ApiError> {
+        loop {
             if let Some(told) = self.fetched.pop_front() {
                 if let Told::Event(event) = &told {
                     self.has_seen(&event.id);
                 }
-                return Ok(Some(told));
+                return Ok(Heard::Told(Box::new(told)));
             }
             if self.catching_up.is_some() {
                 self.catch_up().await?;
@@ -76,20 +104,28 @@ impl Watch {
             }
             let Some(lines) = &mut self.lines else {
                 if !self.come_back().await? {
-                    return Ok(None);
+                    return Ok(Heard::Ended);
                 }
                 continue;
             };
-            match lines.next().await {
+            let line = match self.begins_by {
+                Some(at) => tokio::time::timeout_at(at, lines.next()).await.map_err(|_| self.client.silent())?,
+                None => lines.next().await,
+            };
+            match line {
                 Ok(Some(line)) => {
+                    self.begins_by = None;
                     let Some((id, data)) = self.message.take_line(&line) else { continue };
                     let told =
                         serde_json::from_str(&data).map_err(|error| failure::not_understood("/v1/watch", &error))?;
                     if let Some(told) = self.take(id.as_deref(), told) {
-                        return Ok(Some(told));
+                        return Ok(Heard::Told(Box::new(told)));
                     }
                 }
-                Ok(None) | Err(_) => self.has_broken(),
+                Ok(None) | Err(_) => {
+                    self.has_broken();
+                    return Ok(Heard::Broken);
+                }
             }
         }
     }
@@ -138,9 +174,11 @@ impl Watch {
         if self.broken_since.is_none_or(|since| since.elapsed() >= self.return_within) {
             return Ok(false);
         }
+        let begins_by = Instant::now() + self.client.patience;
         match connect(&self.client, self.after.as_deref()).await {
             Ok(lines) => {
                 self.lines = Some(lines);
+                self.begins_by = Some(begins_by);
                 self.broken_since = None;
             }
             Err(error) if is_absent(&error) => tokio::time::sleep(PAUSE).await,
@@ -167,7 +205,7 @@ impl Watch {
 
 /// Not there yet, or there and not ready: a daemon that starts is both for a moment.
 fn is_absent(error: &ApiError) -> bool {
-    matches!(error.code, ErrorCode::Unreachable | ErrorCode::Unavailable)
+    matches!(error.code, ErrorCode::Unreachable | ErrorCode::Silent | ErrorCode::Unavailable)
 }
 
 /// Ids of events are numbers that rise.
