@@ -75,7 +75,10 @@ pub(crate) struct Call<'a> {
     pub(crate) live: &'a Rc<Live>,
     pub(crate) edge: &'a Edge,
     pub(crate) policy: &'a Policy,
+    /// As it was when the request began; see [`Call::deadline`].
     pub(crate) deadline: Deadline,
+    /// How long a client may owe us bytes of its body.
+    pub(crate) body_idle: Duration,
     pub(crate) repeatable: bool,
     pub(crate) source: Option<Rc<Source>>,
 }
@@ -120,15 +123,15 @@ impl Call<'_> {
             let (peer, on_trial) = self.peer(&tried, &mut began).await?;
             let lease = Lease::new(&peer);
             let timeout = nanos(self.policy.attempt_timeout.get());
-            let until = began.saturating_add(timeout).min(self.deadline.at);
-            head.headers.insert(deadline::HEADER, self.deadline.header(began));
+            head.headers.insert(deadline::HEADER, self.deadline().header(began));
             let upload = Upload::new(self.source.as_ref());
             let mut request = Some(if self.repeatable { copy(&head, upload) } else { take(&mut head, upload) });
-            let sent = timeout_at(clock::instant(until), self.send(&peer, &mut request, fresh)).await;
+            let sent = self.in_time(began, timeout, self.send(&peer, &mut request, fresh)).await;
             let ended = clock::now();
-            let failure = match sent.unwrap_or(Err(Failure::Timeout)) {
+            let took = ended.saturating_sub(self.since(began));
+            let failure = match sent {
                 Ok((response, sender)) => {
-                    peer.endpoint.latency.record(ended - began, ended);
+                    peer.endpoint.latency.record(took, ended);
                     self.worker.answered(&peer);
                     let status = response.status();
                     let failed = status.is_server_error() && !matches!(status.as_u16(), 501 | 505);
@@ -158,7 +161,7 @@ impl Call<'_> {
                 head = request.into_parts().0;
             }
             let may_repeat = unsent || self.repeatable;
-            if on_trial && may_repeat && self.replayable() && ended < self.deadline.at {
+            if on_trial && may_repeat && self.replayable() && ended < self.deadline().at {
                 // It was sent there for our own ends; for the client it begins only now.
                 tried.push(peer);
                 began = ended;
@@ -185,15 +188,15 @@ impl Call<'_> {
                     (RetryFailure::Reset, Problem::new(Cause::Reset, detail))
                 }
                 Failure::Timeout => {
-                    peer.endpoint.latency.record(ended - began, ended);
+                    peer.endpoint.latency.record(took, ended);
                     // A deadline that left less than an attempt's time says nothing about the service.
-                    let whole = ended - began >= timeout;
+                    let whole = took >= timeout;
                     let detail =
                         format!("{} did not begin to answer within {}", peer.endpoint.id, self.policy.attempt_timeout);
-                    if heard_all && whole {
+                    if whole {
                         self.worker.unanswered(&peer, &detail);
                     }
-                    if ended >= self.deadline.at {
+                    if ended >= self.deadline().at {
                         self.conclude(&mut judged, if whole { Verdict::Failure } else { Verdict::Unknown }, ended);
                         return Err(deadline::passed(&format!("{} had not begun to answer", peer.endpoint.id)).into());
                     }
@@ -211,6 +214,53 @@ impl Call<'_> {
             (judged, retries) = (next, retries + 1);
             tried.push(peer);
             began = clock::now();
+        }
+    }
+
+    /// The time that the client took to send its body is not taken from anybody's deadline.
+    fn deadline(&self) -> Deadline {
+        let reading = self.source.as_ref().map_or(0, |source| source.reading());
+        Deadline { at: self.deadline.at.saturating_add(reading) }
+    }
+
+    /// Since when the instance has had everything that there was for it: since the attempt began, or the client's latest
+    /// bytes.
+    fn since(&self, began: u64) -> u64 {
+        self.source.as_ref().map_or(began, |source| source.progress().max(began))
+    }
+
+    /// Lets an attempt that began at `began` go on for as long as it is allowed to: the instance has `timeout` from the
+    /// client's latest bytes on, and the client, while it owes bytes, its own limit.
+    async fn in_time<T>(
+        &self,
+        began: u64,
+        timeout: u64,
+        sent: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let at = || self.since(began).saturating_add(timeout).min(self.deadline().at);
+        let Some(source) = &self.source else {
+            return timeout_at(clock::instant(at()), sent).await.unwrap_or(Err(Failure::Timeout));
+        };
+        let mut sent = std::pin::pin!(sent);
+        loop {
+            let owed = source.waiting();
+            let until = if owed { source.progress().saturating_add(nanos(self.body_idle)) } else { at() };
+            tokio::select! {
+                biased;
+                sent = &mut sent => return sent,
+                () = source.came() => {}
+                () = tokio::time::sleep_until(clock::instant(until)) => {
+                    let now = clock::now();
+                    if source.waiting() {
+                        if now >= source.progress().saturating_add(nanos(self.body_idle)) {
+                            source.stalled(self.body_idle);
+                            return Err(Failure::Timeout);
+                        }
+                    } else if now >= at() {
+                        return Err(Failure::Timeout);
+                    }
+                }
+            }
         }
     }
 
@@ -242,7 +292,7 @@ impl Call<'_> {
         }
         let now = clock::now();
         let pause = retry::backoff(retries + 1, self.worker.random()).max(after.unwrap_or_default());
-        if nanos(pause) >= self.deadline.left(now) {
+        if nanos(pause) >= self.deadline().left(now) {
             return None;
         }
         let judged = self.judged(now).ok()?;
@@ -280,7 +330,7 @@ impl Call<'_> {
                 let why = format!("{} has no instance, and none is on its way", service.name);
                 return Err(Problem::new(Cause::NoEndpoint, why).retry_after(0));
             }
-            let changed = timeout_at(clock::instant(self.deadline.at), self.worker.changed.notified()).await;
+            let changed = timeout_at(clock::instant(self.deadline().at), self.worker.changed.notified()).await;
             *now = clock::now();
             if changed.is_err() {
                 return Err(deadline::passed(&format!("waiting for an instance of {}", service.name)));
@@ -291,7 +341,7 @@ impl Call<'_> {
     /// How long a trial that is due waits for others before it gets this request: not at all for one that can go on
     /// elsewhere if the trial fails, and otherwise long enough for such a one to come.
     fn stands_aside_for(&self, now: u64) -> Duration {
-        let time_for_another = self.deadline.left(now) > 2 * nanos(self.policy.attempt_timeout.get());
+        let time_for_another = self.deadline().left(now) > 2 * nanos(self.policy.attempt_timeout.get());
         let expendable = self.repeatable && self.replayable() && time_for_another;
         if expendable { Duration::ZERO } else { eject::LONGEST_PAUSE }
     }

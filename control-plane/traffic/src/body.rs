@@ -11,8 +11,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
+use crate::clock;
 use crate::connection::Serving;
 use crate::stack::Exchange;
 
@@ -133,7 +135,13 @@ impl Relay {
 }
 
 /// The body of one client request, for as many attempts as it takes.
-pub(crate) struct Source(RefCell<Taken>);
+///
+/// It also tells whose time passes: while the client owes us bytes, no instance can be blamed for being slow.
+pub(crate) struct Source {
+    taken: RefCell<Taken>,
+    /// Told when bytes that the client owed have come.
+    came: Notify,
+}
 
 struct Taken {
     incoming: Incoming,
@@ -148,6 +156,12 @@ struct Taken {
     failure: Option<UploadFailure>,
     /// The attempt that may read. An earlier one may still be winding down when the next begins.
     attempt: u32,
+    /// When this attempt began to read from the client, or last got something; 0 if it has done neither.
+    progress: u64,
+    /// This attempt wants bytes that the client has not sent.
+    waiting: bool,
+    /// How long attempts have been reading from the client, until its latest bytes.
+    reading: u64,
 }
 
 /// Why a request body could not be taken in whole; never the instance's fault.
@@ -157,13 +171,15 @@ pub(crate) enum UploadFailure {
     TooLarge,
     #[error("the client broke off its request body")]
     Client,
+    #[error("the client sent nothing of its request body for {0:?}")]
+    Stalled(Duration),
     #[error("another attempt has taken the request over")]
     Superseded,
 }
 
 impl Source {
     pub(crate) fn new(incoming: Incoming, limit: u64) -> Self {
-        Self(RefCell::new(Taken {
+        let taken = Taken {
             incoming,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -174,23 +190,52 @@ impl Source {
             limit,
             failure: None,
             attempt: 0,
-        }))
+            progress: 0,
+            waiting: false,
+            reading: 0,
+        };
+        Self { taken: RefCell::new(taken), came: Notify::new() }
     }
 
     /// Whether another attempt could send the whole again.
     pub(crate) fn replayable(&self) -> bool {
-        let taken = self.0.borrow();
+        let taken = self.taken.borrow();
         !taken.given_up && taken.failure.is_none()
     }
 
     /// The client has sent all of it.
     pub(crate) fn ended(&self) -> bool {
-        let taken = self.0.borrow();
+        let taken = self.taken.borrow();
         taken.ended || taken.incoming.is_end_stream()
     }
 
     pub(crate) fn failure(&self) -> Option<UploadFailure> {
-        self.0.borrow().failure
+        self.taken.borrow().failure
+    }
+
+    /// When this attempt last got something from the client; 0 if it has not asked for anything.
+    pub(crate) fn progress(&self) -> u64 {
+        self.taken.borrow().progress
+    }
+
+    /// The client owes bytes that are wanted now.
+    pub(crate) fn waiting(&self) -> bool {
+        self.taken.borrow().waiting
+    }
+
+    /// How long the client has taken to send what has come, in nanoseconds.
+    pub(crate) fn reading(&self) -> u64 {
+        self.taken.borrow().reading
+    }
+
+    /// Returns when bytes have come that had been waited for.
+    pub(crate) async fn came(&self) {
+        self.came.notified().await;
+    }
+
+    /// The client has owed bytes for too long.
+    pub(crate) fn stalled(&self, limit: Duration) {
+        self.taken.borrow_mut().failure = Some(UploadFailure::Stalled(limit));
     }
 }
 
@@ -200,8 +245,9 @@ pub(crate) struct Upload(Option<(Rc<Source>, u32, usize)>);
 impl Upload {
     pub(crate) fn new(source: Option<&Rc<Source>>) -> Self {
         Self(source.map(|source| {
-            let mut taken = source.0.borrow_mut();
+            let mut taken = source.taken.borrow_mut();
             taken.attempt += 1;
+            (taken.progress, taken.waiting) = (0, false);
             (Rc::clone(source), taken.attempt, 0)
         }))
     }
@@ -213,7 +259,7 @@ impl HttpBody for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
         let Some((source, attempt, next)) = &mut self.0 else { return Poll::Ready(None) };
-        let taken = &mut *source.0.borrow_mut();
+        let taken = &mut *source.taken.borrow_mut();
         if *attempt != taken.attempt {
             return Poll::Ready(Some(Err(UploadFailure::Superseded)));
         }
@@ -233,7 +279,19 @@ impl HttpBody for Upload {
                     .map(|t| Ok(Frame::trailers(t))),
             );
         }
-        match ready!(Pin::new(&mut taken.incoming).poll_frame(cx)) {
+        let now = clock::now();
+        let polled = Pin::new(&mut taken.incoming).poll_frame(cx);
+        if taken.progress == 0 {
+            taken.progress = now;
+        }
+        let waited = std::mem::replace(&mut taken.waiting, polled.is_pending());
+        if polled.is_ready() {
+            taken.reading += now - std::mem::replace(&mut taken.progress, now);
+            if waited {
+                source.came.notify_one();
+            }
+        }
+        match ready!(polled) {
             Some(Ok(frame)) => Poll::Ready(Some(taken.take(frame, next))),
             Some(Err(_)) => {
                 taken.failure = Some(UploadFailure::Client);
@@ -248,7 +306,7 @@ impl HttpBody for Upload {
 
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(|(source, _, next)| {
-            let taken = source.0.borrow();
+            let taken = source.taken.borrow();
             *next >= taken.kept.len() && (taken.ended || taken.incoming.is_end_stream()) && taken.trailers.is_none()
         })
     }
@@ -257,7 +315,7 @@ impl HttpBody for Upload {
         match &self.0 {
             None => SizeHint::with_exact(0),
             Some((source, _, next)) => {
-                let taken = source.0.borrow();
+                let taken = source.taken.borrow();
                 let again: u64 = taken.kept.iter().skip(*next).map(|kept| kept.len() as u64).sum();
                 let rest = taken.incoming.size_hint();
                 let mut hint = SizeHint::new();

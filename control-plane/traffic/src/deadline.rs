@@ -1,6 +1,7 @@
 //! The overall deadline of a request: the policy's, or what the caller has left, whichever is sooner.
 //!
-//! It bounds everything until the response begins. Afterwards a body may stream for as long as it makes progress:
+//! It bounds everything until the response begins, except for the time that the client takes to send its body: that
+//! is bounded by the idle timeout and added to the deadline. Afterwards a body may stream for as long as it makes progress:
 //! a response without a byte for the idle timeout of the snapshot's limits is cut off.
 
 use std::time::Duration;

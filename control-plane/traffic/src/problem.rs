@@ -25,6 +25,7 @@ pub(crate) enum Cause {
     RateLimited,
     BodyTooLarge,
     BadRequest,
+    RequestTimeout,
 }
 
 impl Cause {
@@ -41,6 +42,7 @@ impl Cause {
             Self::BulkheadFull => (StatusCode::SERVICE_UNAVAILABLE, "bulkheadFull", "Too many requests under way"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rateLimited", "Rate limit reached"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "bodyTooLarge", "Request body too large"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "requestTimeout", "Client too slow"),
             Self::BadRequest => (StatusCode::BAD_REQUEST, "badRequest", "Bad request"),
         }
     }

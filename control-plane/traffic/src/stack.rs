@@ -160,14 +160,16 @@ async fn carry(
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     let source = (!incoming.is_end_stream()).then(|| Rc::new(Source::new(incoming, body_limit)));
-    let call = Call { worker: &client.worker, live: &live, edge, policy, deadline, repeatable, source };
+    let idle = Duration::from_millis(live.plan.snapshot.limits.idle_timeout_ms);
+    let call =
+        Call { worker: &client.worker, live: &live, edge, policy, deadline, body_idle: idle, repeatable, source };
     let (response, sender, lease) = call.attempts(head).await.map_err(|problem| match problem {
         Ended::Problem(problem) => problem,
         Ended::Upload(UploadFailure::TooLarge) => too_large(body_limit),
+        Ended::Upload(stalled @ UploadFailure::Stalled(_)) => Problem::new(Cause::RequestTimeout, stalled.to_string()),
         Ended::Upload(failure) => Problem::new(Cause::BadRequest, failure.to_string()),
     })?;
     let exchange = Exchange { _place: place, lease, sender };
-    let idle = Duration::from_millis(live.plan.snapshot.limits.idle_timeout_ms);
     Ok(match (response.status(), upgrade) {
         (StatusCode::SWITCHING_PROTOCOLS, Some((_, ours))) => switch(&client.worker, response, ours, exchange, &live),
         _ => to_client(response, exchange, idle),
