@@ -57,6 +57,9 @@ pub(crate) struct Life {
     wish: AtomicU32,
     wished_at: AtomicU32,
     http2: AtomicBool,
+    /// Since when the end of what the client sends is held back, or the last write after that.
+    end_since: AtomicU32,
+    end_passes: AtomicBool,
     waker: OnceLock<Waker>,
     tick: Arc<AtomicU32>,
 }
@@ -70,6 +73,10 @@ const WHEN_IDLE: u32 = 2;
 const AT_ONCE: u32 = 3;
 /// How long a client is given to send its next request, in ticks.
 const LAST_CALL: u32 = 4;
+/// How long a client that sends nothing more is taken for one that has only said its last (`shutdown(SHUT_WR)`) and
+/// still listens, in ticks. One that is gone looks the same until something is written to it; without this limit its
+/// requests would go on for nobody.
+const STILL_LISTENING: u32 = 8;
 
 impl Life {
     pub(crate) fn new(tick: &Arc<AtomicU32>) -> Self {
@@ -81,6 +88,8 @@ impl Life {
             wish: AtomicU32::new(0),
             wished_at: AtomicU32::new(0),
             http2: AtomicBool::new(false),
+            end_since: AtomicU32::new(0),
+            end_passes: AtomicBool::new(false),
             waker: OnceLock::new(),
             tick: Arc::clone(tick),
         }
@@ -89,10 +98,14 @@ impl Life {
     /// Ends it if it has been too slow or too quiet; limits in ticks.
     pub(crate) fn look_over(&self, head_limit: u32, idle_limit: u32) {
         let now = self.tick.load(Relaxed);
+        let since = |tick: u32| now.wrapping_sub(tick);
         if self.requests.load(Relaxed) > 0 {
+            let end = self.end_since.load(Relaxed);
+            if end != 0 && since(end) > STILL_LISTENING && !self.end_passes.swap(true, Relaxed) {
+                self.wake();
+            }
             return;
         }
-        let since = |tick: u32| now.wrapping_sub(tick);
         let (head, last_read) = (self.head_since.load(Relaxed), self.last_read.load(Relaxed));
         if head != 0 && since(head) > head_limit && !self.http2.load(Relaxed) {
             self.end_at_once();
@@ -130,6 +143,24 @@ impl Life {
         }
     }
 
+    /// A request is under way: should the client's side end now, its response is still wanted.
+    pub(crate) fn may_hold_end(&self) -> bool {
+        self.requests.load(Relaxed) > 0 && !self.http2.load(Relaxed) && !self.end_passes.load(Relaxed)
+    }
+
+    /// The client's side has ended. True: hyper, which would break off the request, must not hear of it yet.
+    pub(crate) fn holds_end(&self) -> bool {
+        let _first = self.end_since.compare_exchange(0, self.tick.load(Relaxed), Relaxed, Relaxed);
+        !self.end_passes.load(Relaxed)
+    }
+
+    /// Something was written: after the client's side has ended, a sign that it is still there.
+    pub(crate) fn wrote(&self) {
+        if self.end_since.load(Relaxed) != 0 {
+            self.end_since.store(self.tick.load(Relaxed), Relaxed);
+        }
+    }
+
     /// Something was read.
     pub(crate) fn read(&self) {
         let now = self.tick.load(Relaxed);
@@ -159,6 +190,10 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.life.requests.fetch_sub(1, Relaxed);
         self.life.last_read.store(self.life.tick.load(Relaxed), Relaxed);
+        if self.life.end_since.load(Relaxed) != 0 {
+            // The end that was held back is due, and nothing else would have it read.
+            self.life.wake();
+        }
         count(&self.worker.vitals().in_flight, 1u64.wrapping_neg());
     }
 }

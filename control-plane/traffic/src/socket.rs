@@ -29,10 +29,23 @@ impl Socket {
     pub(crate) fn of_instance(stream: TcpStream) -> Self {
         Self { io: TokioIo::new(stream), life: None }
     }
+
+    fn wrote(&self) {
+        if let Some(life) = &self.life {
+            life.wrote();
+        }
+    }
 }
 
 impl Read for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if let Some(life) = self.life.as_ref().filter(|life| life.may_hold_end()) {
+            let mut next = [0];
+            let mut next = tokio::io::ReadBuf::new(&mut next);
+            if ready!(self.io.inner().poll_peek(cx, &mut next))? == 0 && life.holds_end() {
+                return Poll::Pending;
+            }
+        }
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if let Some(life) = &self.life {
             life.read();
@@ -43,7 +56,9 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
+        self.wrote();
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -63,18 +78,19 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let io = Pin::new(&mut self.io);
         if let [whole] = pieces {
-            return io.poll_write(cx, whole);
+            return self.poll_write(cx, whole);
         }
         if pieces.iter().map(|piece| piece.len()).sum::<usize>() > SHORT {
-            return io.poll_write_vectored(cx, pieces);
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, pieces));
+            self.wrote();
+            return Poll::Ready(written);
         }
         let (mut together, mut length) = ([0; SHORT], 0);
         for piece in pieces {
             together[length..length + piece.len()].copy_from_slice(piece);
             length += piece.len();
         }
-        io.poll_write(cx, &together[..length])
+        self.poll_write(cx, &together[..length])
     }
 }

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use meshctl_model::snapshot::{Listener, Serves};
 use meshctl_model::units::Span;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -244,6 +245,35 @@ async fn a_websocket_carries_bytes_both_ways_until_it_is_silent() {
     assert_eq!(gateway.status().await.edges[0].in_flight, 1, "it counts as under way");
     assert_eq!(client.read(&mut [0; 8]).await.expect("closed in order"), 0, "silence ends it");
     gateway.until("let go of", |status| status.edges[0].in_flight == 0).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_is_asked_for_however_it_is_spelled_and_may_be_declined() {
+    let origin = Origin::new(async |_, request: Request<Incoming>| {
+        let told = |name: &str| request.headers().get(name).map_or("-", |value| value.to_str().expect("text"));
+        say(200, format!("{}; {}; {}", told("connection"), told("upgrade"), told("sec-websocket-key")))
+    })
+    .await;
+    let mut snapshot = snapshot(free_address(), &[origin.address]);
+    let inner = free_address();
+    snapshot.listeners.push(Listener { address: inner, serves: Serves::Edge("gateway:web".into()) });
+    let gateway = Gateway::serving(&snapshot).await;
+    for fields in [
+        "Connection: Upgrade\r\nUpgrade: websocket",
+        "connection: upgrade\r\nupgrade: websocket",
+        "Connection: keep-alive, Upgrade\r\nUpgrade: websocket",
+        "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket",
+        "CONNECTION: UPGRADE\r\nUPGRADE: websocket",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0",
+    ] {
+        for address in [gateway.address, inner] {
+            // A response that says 200 to an upgrade leaves the connection as it was: the second request ends it.
+            let ask = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\nSec-WebSocket-Key: x\r\n\r\n");
+            let ask = format!("{ask}GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let answer = raw(address, ask.as_bytes()).await;
+            assert!(answer.contains("upgrade; websocket; x") && answer.ends_with("-; -; -"), "{fields}: {answer}");
+        }
+    }
 }
 
 #[tokio::test]

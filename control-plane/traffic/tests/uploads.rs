@@ -108,3 +108,45 @@ async fn an_early_answer_does_not_wait_for_the_body() {
     client.read_exact(&mut status).await.expect("an answer");
     assert_eq!(&status, b"HTTP/1.1 401");
 }
+
+/// Sends a request, says that nothing more will follow, and returns the whole answer.
+async fn half_closed(gateway: &Gateway, request: &[u8]) -> String {
+    let mut client = TcpStream::connect(gateway.address).await.expect("connected");
+    client.write_all(request).await.expect("sent");
+    client.shutdown().await.expect("half closed");
+    let mut answer = Vec::new();
+    let _ended = client.read_to_end(&mut answer).await;
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_its_last_is_answered() {
+    let origin = Origin::new(async |_, request: Request<Incoming>| {
+        let long = request.uri().path() == "/long";
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        say(200, if long { "y".repeat(5 << 20) } else { format!("got {}", body.len()) })
+    })
+    .await;
+    let gateway = Gateway::serving(&snapshot(free_address(), &[origin.address])).await;
+    let (plain, posted, long, two) = tokio::join!(
+        half_closed(&gateway, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        half_closed(&gateway, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12345"),
+        half_closed(&gateway, b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n"),
+        half_closed(&gateway, b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    );
+    assert!(plain.starts_with("HTTP/1.1 200") && plain.ends_with("got 0"), "{plain}");
+    assert!(posted.starts_with("HTTP/1.1 200") && posted.ends_with("got 5"), "{posted}");
+    assert!(long.len() > 5 << 20, "{} bytes", long.len());
+    assert_eq!(two.matches("got 0").count(), 2, "{two}");
+    gateway.until("its connections end", |status| status.connections == 0).await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_the_clients_fault() {
+    let origin = counts().await;
+    let gateway = Gateway::serving(&snapshot(free_address(), &[origin.address])).await;
+    let _answer = half_closed(&gateway, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nbegun").await;
+    let status = gateway.until("let go of", |status| status.edges[0].in_flight == 0).await;
+    assert_eq!((status.edges[0].failures, status.edges[0].requests), (0, 1));
+}
