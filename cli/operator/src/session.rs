@@ -29,6 +29,8 @@ impl Session {
     /// When there is no home directory to find the default state directory in.
     pub(crate) fn new(globals: &Globals) -> Result<Self, Failure> {
         match globals.color {
+            // In CI the library colours even for a terminal that says it cannot; a terminal knows best.
+            When::Auto if dumb_terminal() => anstream::ColorChoice::Never.write_global(),
             When::Auto => {}
             When::Always => anstream::ColorChoice::Always.write_global(),
             When::Never => anstream::ColorChoice::Never.write_global(),
@@ -137,6 +139,12 @@ pub(crate) fn skew(daemon: &Version) -> String {
 /// Names the state directory where the command line does not. Read here and not by clap, which would show a required
 /// `--state-dir` in every usage line where it is set.
 const STATE_DIR: &str = "MESHCTL_STATE_DIR";
+
+/// Whether `TERM` says that the terminal shows nothing but text, and nobody insists on colour.
+fn dumb_terminal() -> bool {
+    let insisted = std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0");
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb") && !insisted
+}
 
 /// The state directory: as asked for, as the environment says, or the XDG one. Absolute, because a daemon outlives the folder it was started in.
 ///
