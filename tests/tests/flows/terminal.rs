@@ -12,13 +12,18 @@ use crate::HELLO;
 /// `script` in the background. What is written to its standard input is typed; what the terminal shows is in the file
 /// `screen`, and what `stty` says of the terminal before and afterwards in `before` and `after`.
 fn in_terminal(system: &System, args: &str) -> Child {
+    // Ctrl-C reaches the shell too, and a shell without a trap may end before it has written the status.
     let inner = format!(
-        "stty cols 80 rows 24; stty -g >before; '{}' {args}; echo $? >status; stty -g >after",
+        "trap : INT; stty cols 80 rows 24; stty -g >before; '{}' {args}; echo $? >status; stty -g >after",
         system.binary().display()
     );
     let mut command = Command::new("script");
     let plain = system.command(&[]);
-    command.args(["-qfec", &inner, "screen"]).current_dir(system.folder()).env("TERM", "xterm-256color");
+    command
+        .args(["-qfec", &inner, "screen"])
+        .current_dir(system.folder())
+        .env("TERM", "xterm-256color")
+        .env("SHELL", "/bin/sh");
     for (name, value) in plain.get_envs() {
         match value {
             Some(value) => command.env(name, value),
