@@ -9,6 +9,8 @@ use meshctl_model::plan::Change;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub mod messages;
+
 /// The whole system at one glance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +26,9 @@ pub struct Status {
     pub ready: bool,
     pub items: Vec<Service>,
     pub gateways: Vec<Gateway>,
+    /// Empty where the topology has none, and as long as the broker does not answer.
+    #[serde(default)]
+    pub channels: Vec<messages::Channel>,
     /// The last event told before this was taken; a stream resumes after it.
     pub last_event_id: String,
 }
@@ -301,6 +306,8 @@ pub struct ApplyRequest {
     /// The fingerprint of the plan that was agreed to; refused as a conflict if the plan would differ now.
     pub fingerprint: Option<String>,
     pub reason: Option<String>,
+    /// Whether messages may be lost, where a channel is removed or gets fewer partitions.
+    pub discard_messages: bool,
 }
 
 /// The answer to every change: it is saved and will be pursued; its outcome comes as an event.

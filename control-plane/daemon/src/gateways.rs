@@ -32,9 +32,11 @@ pub fn templates(desired: Option<&DesiredGateway>, state_dir: &Path, build: &str
             let template = Template {
                 program: Program::Meshctl(arguments),
                 env: BTreeMap::new(),
+                files: BTreeMap::new(),
                 working_dir: "/".into(),
                 fixed_port: None,
                 listens: false,
+                exclusive: false,
                 health: Probe {
                     check: Check::Running,
                     interval: Span::from_secs(1),

@@ -24,6 +24,7 @@ pub fn status(control: &Control) -> Status {
         ready: state.ready,
         items: service_names(state).iter().filter_map(|name| service(control, name)).collect(),
         gateways: state.observed.of(GATEWAY).filter_map(|instance| gateway(control, &instance.spec.id)).collect(),
+        channels: Vec::new(),
         last_event_id: state.last_event.to_string(),
     }
 }

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+pub mod broker;
 pub mod gateway;
 pub mod registry;
 pub mod runtime;

@@ -16,6 +16,9 @@ pub struct InstanceSpec {
     pub program: Program,
     /// Literal values and files; a file is read by the runtime when the instance starts.
     pub env: BTreeMap<String, SpecEnv>,
+    /// Files that the runtime writes before the instance starts, in a folder of its own which `MESHCTL_FILES` names: name and content.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
     /// Absolute.
     pub working_dir: String,
     /// The port that the program is expected to listen on, on 127.0.0.1.

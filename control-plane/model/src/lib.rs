@@ -3,11 +3,13 @@
 //! Nothing here performs I/O, reads a clock or knows an async runtime: time, randomness and the environment are
 //! arguments, so that every decision can be replayed by a test. Every other room may import this one; it imports none.
 
+pub mod delivery;
 pub mod event;
 pub mod exit;
 pub mod finding;
 pub mod instance;
 pub mod load;
+pub mod message;
 pub mod plan;
 pub mod policy;
 pub mod schema;

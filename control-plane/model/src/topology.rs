@@ -8,8 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, Percent, Rate, Span};
 
+mod channels;
+pub use channels::{
+    BrokerProvider, Channel, Couriers, DeadLetter, DeadLetterAlert, DeliveryRetry, EmbeddedBroker, Ordered,
+    Subscription,
+};
+
 /// The reference services that come with meshctl.
-pub const BUILTINS: [&str; 3] = ["hello", "inventory", "orders"];
+pub const BUILTINS: [&str; 5] = ["billing", "hello", "inventory", "orders", "shipping"];
 
 /// Where the embedded gateway listens when the topology does not say.
 pub const GATEWAY_LISTEN: &str = "127.0.0.1:8080";
@@ -37,6 +43,8 @@ pub struct Topology {
     pub services: BTreeMap<String, Service>,
     /// How requests from outside find a service; the most specific route wins, whatever the order.
     pub routes: Vec<Route>,
+    /// How services send each other messages, by name: `order.placed`.
+    pub channels: BTreeMap<String, Channel>,
 }
 
 /// Who plays each part of the system.
@@ -48,6 +56,10 @@ pub struct Providers {
     /// Through what services reach each other.
     pub mesh: Mesh,
     pub registry: RegistryProvider,
+    /// What keeps messages; it runs where the topology has channels.
+    pub broker: BrokerProvider,
+    /// What delivers messages.
+    pub couriers: Couriers,
 }
 
 /// What starts the services.
@@ -151,7 +163,7 @@ pub struct EmbeddedRegistry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Service {
-    /// A reference service that comes with meshctl: `orders`, `inventory`, `hello`.
+    /// A reference service that comes with meshctl: `orders`, `inventory`, `billing`, `shipping`, `hello`.
     pub builtin: Option<String>,
     /// Any program: its arguments, `{{port}}`, `{{instance}}` and `{{service}}` filled in for each instance.
     pub command: Option<Vec<String>>,
@@ -173,6 +185,8 @@ pub struct Service {
     pub depends_on: Vec<String>,
     /// The services that this one calls, each with policy where the default does not fit.
     pub calls: BTreeMap<String, EdgePolicy>,
+    /// The channels that this one publishes to.
+    pub publishes: Vec<String>,
     /// What each instance may use.
     pub resources: Resources,
     /// How an instance ends.
@@ -234,6 +248,8 @@ pub enum EnvValue {
 pub enum EnvSource {
     /// The address at which this service reaches another: `http://127.0.0.1:20417`.
     UrlOf(String),
+    /// Where this service publishes to a channel by POST: `http://127.0.0.1:20418/channels/order.placed/messages`.
+    PublishUrlOf(String),
     /// The content of a file, without its last line break, read when an instance starts; it is never shown.
     File(String),
 }

@@ -48,7 +48,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
         Input::Plan(plan) => (sources_of(&plan)?, Some(plan.fingerprint)),
     };
     check(&sources, format)?;
-    let mut request = ApplyRequest { sources, fingerprint: None, reason: change.reason.clone() };
+    let mut request =
+        ApplyRequest { discard_messages: false, sources, fingerprint: None, reason: change.reason.clone() };
     if change.dry_run {
         let plan = plans::plan(session, &request).await?;
         refuse_stale(agreed.as_deref(), &plan)?;

@@ -30,7 +30,7 @@ pub async fn apply(
     Body(request): Body<ApplyRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), Failure> {
     let topology = read(&request.sources).await?;
-    let ApplyRequest { sources, fingerprint, reason } = request;
+    let ApplyRequest { sources, fingerprint, reason, discard_messages: _ } = request;
     let asked = Asked { by: peer.name(), reason };
     let wish: MakeWish = Box::new(move |state, _| Ok(state.wish_topology(topology, sources)));
     let accepted = shared.ask(|reply| Message::Accept { wish, fingerprint, asked, reply }).await?;

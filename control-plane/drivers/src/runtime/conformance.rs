@@ -43,6 +43,7 @@ pub fn script(id: &str, script: &str, scratch: &Path) -> InstanceSpec {
         id: id.to_owned(),
         service: "conformance".to_owned(),
         program: Program::Command(vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()]),
+        files: std::collections::BTreeMap::new(),
         env: BTreeMap::new(),
         working_dir: scratch.display().to_string(),
         port: None,

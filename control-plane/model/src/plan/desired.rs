@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ports::{PortRange, Ports};
 use super::routing::{edge_name, route_rules};
 use crate::GATEWAY;
+use crate::delivery::Channel;
 use crate::instance::{Check, InstanceSpec, Probe, Program, SpecEnv};
 use crate::policy::Policy;
 use crate::snapshot::{Limits, RouteRule};
@@ -28,6 +29,9 @@ pub struct Desired {
     pub routes: Vec<RouteRule>,
     /// By name, `caller:callee`.
     pub edges: BTreeMap<String, DesiredEdge>,
+    /// By name.
+    #[serde(default)]
+    pub channels: BTreeMap<String, Channel>,
     /// How long a registration from outside lives by default.
     pub lease: Span,
     pub ports: PortRange,
@@ -36,7 +40,7 @@ pub struct Desired {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DesiredService {
-    /// `builtin` or `command`.
+    /// `builtin`, `command`, or `broker` and `courier`, which are there where there are channels.
     pub kind: String,
     pub template: Template,
     /// Of the template: instances with another one are replaced.
@@ -54,9 +58,14 @@ pub struct DesiredService {
 pub struct Template {
     pub program: Program,
     pub env: BTreeMap<String, SpecEnv>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
     pub working_dir: String,
     pub fixed_port: Option<u16>,
     pub listens: bool,
+    /// Two of it cannot run at once, not even while one replaces the other: the old one ends before the new one starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive: bool,
     pub health: Probe,
     pub grace: Span,
     pub resources: Resources,
@@ -122,6 +131,7 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
         gateway: Some(desired_gateway(gateway, ports)?),
         routes: route_rules(topology),
         edges,
+        channels: BTreeMap::new(),
         lease: registry.lease.unwrap_or(Span::from_secs(30)),
         ports: ports.range,
     })
@@ -231,6 +241,8 @@ fn desired_service(
         .map(|(key, value)| {
             let value = match value {
                 EnvValue::From(EnvSource::UrlOf(callee)) => SpecEnv::Text(edge_url(edges, name, callee)),
+                // Channels come with their couriers.
+                EnvValue::From(EnvSource::PublishUrlOf(_)) => SpecEnv::Text(String::new()),
                 EnvValue::From(EnvSource::File(path)) => SpecEnv::File(path.clone()),
                 other => SpecEnv::Text(other.literal().unwrap_or_default()),
             };
@@ -240,9 +252,11 @@ fn desired_service(
     let template = Template {
         program,
         env,
+        files: BTreeMap::new(),
         working_dir: service.working_dir.clone().unwrap_or_else(|| "/".into()),
         fixed_port: service.fixed_port(),
         listens: service.listens(),
+        exclusive: false,
         health: probe(&service.health, service.listens()),
         grace: service.stop.grace.unwrap_or(Span::from_secs(10)),
         resources: service.resources.clone(),
@@ -313,6 +327,7 @@ impl Template {
             service: service.into(),
             program,
             env: env.collect(),
+            files: self.files.clone(),
             working_dir: self.working_dir.clone(),
             port,
             health,
