@@ -5,6 +5,7 @@
 
 mod http;
 mod load;
+mod messages;
 mod ports;
 pub mod process;
 mod ran;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use http::{Answer, get, send};
 pub use load::{Load, Tally};
+pub use messages::{Jobs, Received, job};
 pub use ports::Ports;
 pub use ran::Ran;
 pub use skip::{installed, skipped};
