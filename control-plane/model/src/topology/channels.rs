@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, Percent, Span};
 
+/// How much of a channel is kept when the topology does not say.
+pub const MAX_SIZE: Bytes = Bytes(1 << 30);
+
+/// The largest message when the topology does not say.
+pub const MAX_MESSAGE: Bytes = Bytes(1 << 20);
+
+/// The pauses before the retries of a delivery when the topology does not say.
+pub const BACKOFF: [Span; 4] = [Span::from_millis(200), Span::from_secs(1), Span::from_secs(5), Span::from_secs(30)];
+
 /// What keeps messages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -119,4 +128,13 @@ pub struct DeadLetterAlert {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub count: u32,
     pub within: Span,
+}
+
+impl Channel {
+    /// Every subscription with the service that receives: the one with its name where it does not say.
+    pub fn receivers(&self) -> impl Iterator<Item = (&str, &str, &Subscription)> {
+        self.subscriptions
+            .iter()
+            .map(|(name, subscription)| (name.as_str(), subscription.service.as_deref().unwrap_or(name), subscription))
+    }
 }
