@@ -6,6 +6,9 @@
 //! | `GET /orders/ID` | 200 the order · 404 |
 //! | `GET /orders?limit=N` | the newest N orders, 20 where left out |
 //!
+//! An order that is accepted and its event `order.placed` `{orderId, sku, quantity, status, createdAt}` are one transaction;
+//! the outbox publishes it to `EVENTS`, where that is set.
+//!
 //! An order is written down as `pending` before inventory is asked and settled afterwards, under an id that inventory takes
 //! its goods for only once. So a repeated request with the same `Idempotency-Key`, whichever instance it reaches and
 //! whatever died in between, finishes the same order and gets the same answer.
@@ -24,7 +27,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::kit::{Context, Input, Kit, Problem, Store, env};
+use crate::kit::outbox::{self, Event, Outbox};
+use crate::kit::{Context, Input, Kit, Problem, Store, client, env, innermost};
 
 /// How long inventory may take where the request brings no deadline.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,6 +53,7 @@ const COLUMNS: &str = "order_id, sku, quantity, status, trace_id, created_at";
 struct Orders {
     kit: Kit,
     store: Store,
+    outbox: Outbox,
     client: reqwest::Client,
     inventory: String,
 }
@@ -89,14 +94,12 @@ pub(crate) async fn serve(kit: Kit) -> io::Result<()> {
     let inventory = env("STOCK_API").or_else(|| env("INVENTORY_URL")).ok_or_else(|| {
         io::Error::other("neither STOCK_API nor INVENTORY_URL says where inventory is; in a topology: env: { STOCK_API: { urlOf: inventory } }")
     })?;
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(io::Error::other)?;
+    let store = Store::open(kit.service(), &format!("{SCHEMA}{}", outbox::SCHEMA)).map_err(io::Error::other)?;
+    let (outbox, publishing) = Outbox::start(&kit, &store).map_err(io::Error::other)?;
     let orders = Orders {
-        store: Store::open(kit.service(), SCHEMA).map_err(io::Error::other)?,
-        client,
+        store,
+        outbox,
+        client: client()?,
         inventory: format!("{}/reservations", inventory.trim_end_matches('/')),
         kit: kit.clone(),
     };
@@ -105,7 +108,9 @@ pub(crate) async fn serve(kit: Kit) -> io::Result<()> {
         .route("/orders/{id}", get(show))
         .with_state(orders.clone());
     let admin = Router::new().route("/state", get(state)).with_state(orders);
-    kit.serve(public, admin).await
+    let served = kit.serve(public, admin).await;
+    publishing.end().await;
+    served
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -144,7 +149,8 @@ async fn place(
         return Ok(answer(order));
     }
     let status = orders.reserve(&context, &order).await?;
-    let settled = orders.store.write(move |c| settle(c, &order.order_id, status)).await?;
+    let outbox = orders.outbox.clone();
+    let settled = orders.store.write(move |c| settle(c, &order.order_id, status, &outbox, &context)).await?;
     Ok(answer(settled))
 }
 
@@ -231,16 +237,20 @@ async fn list(State(orders): State<Orders>, Query(Limit { limit }): Query<Limit>
 }
 
 async fn state(State(orders): State<Orders>) -> Result<Json<Value>, Problem> {
-    let counts = orders
+    let outbox = orders.outbox.clone();
+    let (counts, outbox) = orders
         .store
-        .read(|c| {
-            c.prepare_cached("SELECT status, count(*) FROM \"order\" GROUP BY status")?
+        .read(move |c| {
+            let counts = c
+                .prepare_cached("SELECT status, count(*) FROM \"order\" GROUP BY status")?
                 .query_map([], |row| Ok((row.get::<_, String>(0)?, Value::from(row.get::<_, i64>(1)?))))?
-                .collect::<rusqlite::Result<serde_json::Map<_, _>>>()
+                .collect::<rusqlite::Result<serde_json::Map<_, _>>>()?;
+            Ok((counts, outbox.view(c)?))
         })
         .await?;
     let mut view = orders.kit.view();
     view["orders"] = counts.into();
+    view["outbox"] = outbox;
     view["inventory"] = orders.inventory.into();
     Ok(Json(view))
 }
@@ -257,15 +267,6 @@ fn shown(order: &Order) -> Value {
     view
 }
 
-/// The cause beneath the wrappings: `Connection refused`.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
 fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     match value.to_str() {
@@ -275,6 +276,17 @@ fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 impl Order {
+    fn placed(&self) -> Event {
+        let Self { order_id, sku, quantity, status, created_at, .. } = self;
+        Event {
+            kind: "order.placed",
+            key: order_id.clone(),
+            payload: json!({
+                "orderId": order_id, "sku": sku, "quantity": quantity, "status": status, "createdAt": created_at,
+            }),
+        }
+    }
+
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         let status: String = row.get(3)?;
         Ok(Self {
@@ -319,12 +331,23 @@ fn write_down(connection: &Connection, key: Option<&str>, order: &Order) -> rusq
     Ok(order.clone())
 }
 
-/// Settles a pending order; one that another instance has settled meanwhile stays as that one left it.
-fn settle(connection: &Connection, order_id: &str, status: Status) -> rusqlite::Result<Order> {
-    connection
+/// Settles a pending order, and tells of it where it is accepted; one that another instance has settled meanwhile stays as
+/// that one left it.
+fn settle(
+    connection: &Connection,
+    order_id: &str,
+    status: Status,
+    outbox: &Outbox,
+    context: &Context,
+) -> rusqlite::Result<Order> {
+    let settled = connection
         .prepare_cached("UPDATE \"order\" SET status = ?2 WHERE order_id = ?1 AND status = 'pending'")?
         .execute((order_id, status.word()))?;
-    find(connection, order_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+    let order = find(connection, order_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    if settled == 1 && matches!(status, Status::Confirmed | Status::StockUnknown) {
+        outbox.put(connection, context, &order.placed())?;
+    }
+    Ok(order)
 }
 
 fn find(connection: &Connection, order_id: &str) -> rusqlite::Result<Option<Order>> {
@@ -360,8 +383,10 @@ mod tests {
         assert_eq!(write_down(&connection, None, &pending("c")).expect("written").order_id, "c");
         assert_eq!(write_down(&connection, None, &pending("d")).expect("written").order_id, "d");
 
-        assert_eq!(settle(&connection, "a", Status::Confirmed).expect("settled").status, Status::Confirmed);
-        assert_eq!(settle(&connection, "a", Status::OutOfStock).expect("kept").status, Status::Confirmed);
+        let context = Context::of(&HeaderMap::new(), Instant::now());
+        let settle = |id, status| settle(&connection, id, status, &Outbox::none(), &context).map(|order| order.status);
+        assert_eq!(settle("a", Status::Confirmed), Ok(Status::Confirmed));
+        assert_eq!(settle("a", Status::OutOfStock), Ok(Status::Confirmed));
     }
 
     #[test]
