@@ -332,7 +332,7 @@ fn write_down(connection: &Connection, key: Option<&str>, order: &Order) -> rusq
 }
 
 /// Settles a pending order, and tells of it where it is accepted; one that another instance has settled meanwhile stays as
-/// that one left it.
+/// that one left it. The order's trace is that of the request which settled it, as is its event's.
 fn settle(
     connection: &Connection,
     order_id: &str,
@@ -341,8 +341,8 @@ fn settle(
     context: &Context,
 ) -> rusqlite::Result<Order> {
     let settled = connection
-        .prepare_cached("UPDATE \"order\" SET status = ?2 WHERE order_id = ?1 AND status = 'pending'")?
-        .execute((order_id, status.word()))?;
+        .prepare_cached("UPDATE \"order\" SET status = ?2, trace_id = ?3 WHERE order_id = ?1 AND status = 'pending'")?
+        .execute((order_id, status.word(), context.trace_id()))?;
     let order = find(connection, order_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     if settled == 1 && matches!(status, Status::Confirmed | Status::StockUnknown) {
         outbox.put(connection, context, &order.placed())?;

@@ -24,6 +24,8 @@ struct Inner {
     accepted: watch::Sender<Vec<Accepted>>,
     /// The answers to the next requests; when there are none left, events are accepted.
     answers: Mutex<VecDeque<Response>>,
+    /// What an event with this key is always answered.
+    fault: Mutex<Option<(String, StatusCode)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,7 +44,11 @@ impl Courier {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let url = format!("http://{}/channels/a/messages", listener.local_addr().expect("an address"));
-        let inner = Arc::new(Inner { accepted: watch::Sender::new(Vec::new()), answers: Mutex::default() });
+        let inner = Arc::new(Inner {
+            accepted: watch::Sender::new(Vec::new()),
+            answers: Mutex::default(),
+            fault: Mutex::default(),
+        });
         let router = Router::new().route("/channels/a/messages", post(accept)).with_state(Arc::clone(&inner));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url, inner }
@@ -50,6 +56,10 @@ impl Courier {
 
     pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Response>) {
         self.inner.answers.lock().expect("no panic").extend(answers);
+    }
+
+    pub(crate) fn fails(&self, key: &str, status: StatusCode) {
+        *self.inner.fault.lock().expect("no panic") = Some((key.to_owned(), status));
     }
 
     /// Everything that was accepted, repetitions included.
@@ -72,6 +82,11 @@ impl Courier {
 async fn accept(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> Response {
     if let Some(answer) = inner.answers.lock().expect("no panic").pop_front() {
         return answer;
+    }
+    if let Some((key, status)) = inner.fault.lock().expect("no panic").as_ref()
+        && headers.get("meshctl-key").is_some_and(|given| given == key)
+    {
+        return status.into_response();
     }
     let payload = serde_json::from_slice(&body).expect("JSON");
     inner.accepted.send_modify(|accepted| accepted.push(Accepted { headers, payload }));

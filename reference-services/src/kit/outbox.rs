@@ -55,6 +55,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long an event that was refused is left alone.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+/// And one that was answered neither yes nor no.
+const UNKEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of a process waits for what is under way.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -100,8 +102,8 @@ struct Waiting {
 struct Outcome {
     /// Rows that are published.
     published: Vec<i64>,
-    /// Rows that the channel will not have.
-    refused: Vec<i64>,
+    /// Rows that nobody is to try again for a while.
+    set_aside: Vec<(i64, Duration)>,
     /// Why the rest was not sent, and when to try again where the channel said so.
     away: Option<(String, Option<Duration>)>,
 }
@@ -109,7 +111,9 @@ struct Outcome {
 enum Answer {
     Published,
     Refused(String),
-    Away(String, Option<Duration>),
+    /// The channel has answered something else, and perhaps when to ask again.
+    Unkept(String, Option<Duration>),
+    Unreachable(String),
 }
 
 impl Outbox {
@@ -297,7 +301,7 @@ impl Publisher {
             let Some(answered) = sent.join_next_with_id().await else { return outcome };
             let (id, answer) = match answered {
                 Ok(answered) => answered,
-                Err(why) => (why.id(), Answer::Away(format!("was not finished: {why}"), None)),
+                Err(why) => (why.id(), Answer::Unreachable(format!("was not finished: {why}"))),
             };
             let Some(event) = rows.remove(&id) else { continue };
             match answer {
@@ -308,9 +312,14 @@ impl Publisher {
                 Answer::Refused(why) => {
                     let fields = json!({"eventId": event.event_id, "key": event.key, "type": event.kind});
                     self.kit.log("error", format_args!("event is refused: POST {} {why}", self.url), fields);
-                    outcome.refused.push(event.seq);
+                    outcome.set_aside.push((event.seq, REFUSED_PAUSE));
                 }
-                Answer::Away(why, retry_after) => outcome.away = Some((why, retry_after)),
+                Answer::Unkept(why, retry_after) => {
+                    // Should it be the event's fault, the next one finds the channel there again.
+                    outcome.set_aside.push((event.seq, UNKEPT_PAUSE));
+                    outcome.away = Some((why, retry_after));
+                }
+                Answer::Unreachable(why) => outcome.away = Some((why, None)),
             }
         }
     }
@@ -340,8 +349,10 @@ impl Publisher {
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = match request.send().await {
         Ok(response) => response,
-        Err(why) if why.is_timeout() => return Answer::Away(format!("took longer than {} s", TIMEOUT.as_secs()), None),
-        Err(why) => return Answer::Away(format!("failed: {}", innermost(&why)), None),
+        Err(why) if why.is_timeout() => {
+            return Answer::Unreachable(format!("took longer than {} s", TIMEOUT.as_secs()));
+        }
+        Err(why) => return Answer::Unreachable(format!("failed: {}", innermost(&why))),
     };
     let (status, retry_after) = (response.status(), retry_after(response.headers()));
     // Read to its end, so that the connection serves the next event.
@@ -354,7 +365,7 @@ async fn answer(request: reqwest::RequestBuilder) -> Answer {
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::UNPROCESSABLE_ENTITY => Answer::Refused(format!("was answered {status}: {text}")),
-        _ => Answer::Away(format!("was answered {status}: {text}"), retry_after),
+        _ => Answer::Unkept(format!("was answered {status}: {text}"), retry_after),
     }
 }
 
@@ -395,11 +406,11 @@ fn settle(connection: &Connection, outcome: &Outcome, now: Timestamp) -> rusqlit
     for seq in &outcome.published {
         published.execute([seq])?;
     }
-    // Claimed by nobody for a while: a person must look at it, and nothing of it may be lost.
-    let mut refused =
+    // Claimed by nobody for a while: it stays, and holds up no other key.
+    let mut set_aside =
         connection.prepare_cached("UPDATE outbox SET claimed_by = NULL, claimed_until = ?2 WHERE seq = ?1")?;
-    for seq in &outcome.refused {
-        refused.execute((seq, after(now, REFUSED_PAUSE)))?;
+    for (seq, pause) in &outcome.set_aside {
+        set_aside.execute((seq, after(now, *pause)))?;
     }
     Ok(())
 }

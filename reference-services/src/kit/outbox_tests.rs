@@ -231,7 +231,7 @@ async fn an_event_that_is_refused_holds_up_its_own_key_and_is_not_lost() {
     let now = Timestamp::now();
     put(&publisher, "large", 0, now).await;
     let outcome = publisher.publish(claim_all(&publisher, now).await).await;
-    assert_eq!((outcome.refused.len(), outcome.published.len()), (1, 0));
+    assert_eq!((outcome.set_aside.len(), outcome.published.len()), (1, 0));
     put(&publisher, "large", 1, now).await;
     put(&publisher, "small", 2, now).await;
     let batch = publisher.settle_and_claim(outcome, BATCH, now).await.expect("settled");
@@ -241,6 +241,25 @@ async fn an_event_that_is_refused_holds_up_its_own_key_and_is_not_lost() {
     publish_the_rest(&publisher, now + REFUSED_PAUSE).await;
     let numbers: Vec<_> = courier.accepted().iter().map(|accepted| accepted.payload["number"].clone()).collect();
     assert_eq!(numbers, [2, 0, 1]);
+}
+
+#[tokio::test]
+async fn one_event_that_the_courier_always_fails_on_stops_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let courier = Courier::start().await;
+    courier.fails("o0", StatusCode::INTERNAL_SERVER_ERROR);
+    let store = Store::at(&folder.path().join("a.db"), SCHEMA).expect("a store");
+    let kit = Kit::for_test("orders", "orders-1");
+    let (outbox, publishing) = Outbox::to(&kit, &store, Some(courier.url.clone())).expect("an outbox");
+    for number in 0..100 {
+        let event = Event { kind: "order.placed", key: format!("o{number}"), payload: json!({}) };
+        let outbox = outbox.clone();
+        store.write(move |c| outbox.put(c, &context(), &event)).await.expect("written");
+    }
+    courier.until(99).await;
+    publishing.end().await;
+    let view = store.read(move |c| outbox.view(c)).await.expect("a view");
+    assert_eq!((&view["pending"], &view["published"]), (&json!(1), &json!(99)));
 }
 
 /// The instance that the next test kills. It says which events are on disk, and publishes them.
