@@ -103,14 +103,14 @@ pub(crate) async fn serve(kit: Kit) -> io::Result<()> {
         inventory: format!("{}/reservations", inventory.trim_end_matches('/')),
         kit: kit.clone(),
     };
-    let public = Router::new()
-        .route("/orders", get(list).post(place))
-        .route("/orders/{id}", get(show))
-        .with_state(orders.clone());
-    let admin = Router::new().route("/state", get(state)).with_state(orders);
-    let served = kit.serve(public, admin).await;
+    let admin = Router::new().route("/state", get(state)).with_state(orders.clone());
+    let served = kit.serve(public(orders), admin).await;
     publishing.end().await;
     served
+}
+
+fn public(orders: Orders) -> Router {
+    Router::new().route("/orders", get(list).post(place)).route("/orders/{id}", get(show)).with_state(orders)
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -360,6 +360,7 @@ fn find(connection: &Connection, order_id: &str) -> rusqlite::Result<Option<Orde
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kit::courier::Courier;
 
     fn pending(order_id: &str) -> Order {
         Order {
@@ -398,5 +399,52 @@ mod tests {
             assert_eq!(write_down(&connection, None, &order).map(|_| ()), Ok(()));
             assert_eq!(find(&connection, word), Ok(Some(order)));
         }
+    }
+
+    /// Whatever answers at the address that this returns.
+    async fn serving(router: Router) -> String {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_order_that_is_accepted_is_told_of_once_and_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let courier = Courier::start().await;
+        let reserve = async |Json(wanted): Json<Value>| match wanted["sku"].as_str() {
+            Some("book") => StatusCode::CREATED.into_response(),
+            _ => Problem::new(409, "out-of-stock", "there is none").into_response(),
+        };
+        let inventory = serving(Router::new().route("/reservations", axum::routing::post(reserve))).await;
+        let schema = format!("{SCHEMA}{}", outbox::SCHEMA);
+        let store = Store::at(&folder.path().join("orders.db"), &schema).expect("a store");
+        let kit = Kit::for_test("orders", "orders-1");
+        let (outbox, publishing) = Outbox::to(&kit, &store, Some(courier.url.clone())).expect("an outbox");
+        let client = client().expect("a client");
+        let inventory = format!("{inventory}/reservations");
+        let orders = Orders { kit, store, outbox, client: client.clone(), inventory };
+        let url = serving(public(orders)).await;
+        let place = async |key: &str, sku: &str| {
+            let request = client.post(format!("{url}/orders")).header("idempotency-key", key);
+            let answer = request.json(&json!({"sku": sku, "quantity": 2})).send().await.expect("an answer");
+            (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+        };
+
+        let (status, placed) = place("first", "book").await;
+        assert_eq!(status, 201, "{placed}");
+        assert_eq!(place("first", "book").await, (201, placed.clone()));
+        assert_eq!(place("none", "unicorn").await.0, 409);
+        assert_eq!(place("last", "book").await.0, 201);
+        // Those of one instance come in their order, or at the same time.
+        let accepted = courier.until(2).await;
+        publishing.end().await;
+        assert_eq!(courier.accepted().len(), 2);
+        let event =
+            accepted.iter().find(|event| event.payload["orderId"] == placed["orderId"]).expect("the first order");
+        assert_eq!((&event.payload["sku"], &event.payload["quantity"]), (&json!("book"), &json!(2)));
+        let trace = placed["traceId"].as_str().expect("a trace");
+        assert!(event.header("traceparent").contains(trace), "{} is not of {trace}", event.header("traceparent"));
     }
 }

@@ -63,12 +63,15 @@ struct Shipment {
 pub(crate) async fn serve(kit: Kit) -> io::Result<()> {
     let store = Store::open(kit.service(), &format!("{SCHEMA}{}", inbox::SCHEMA)).map_err(io::Error::other)?;
     let shipping = Shipping { inbox: Inbox::new(&kit), kit: kit.clone(), store };
-    let public = Router::new()
+    let admin = Router::new().route("/state", get(state)).with_state(shipping.clone());
+    kit.serve(public(shipping), admin).await
+}
+
+fn public(shipping: Shipping) -> Router {
+    Router::new()
         .route("/events/invoice-issued", post(receive))
         .route("/shipments/{order_id}", get(show))
-        .with_state(shipping.clone());
-    let admin = Router::new().route("/state", get(state)).with_state(shipping);
-    kit.serve(public, admin).await
+        .with_state(shipping)
 }
 
 async fn receive(
@@ -176,5 +179,33 @@ mod tests {
         assert_eq!(send(&connection, &shipment("second")), Ok(Effect::Duplicate));
         assert_eq!(find(&connection, "a"), Ok(Some(shipment("first"))));
         assert_eq!(find(&connection, "b"), Ok(None));
+    }
+
+    #[tokio::test]
+    async fn a_shipment_is_there_once_its_invoice_has_come() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::at(&folder.path().join("shipping.db"), &format!("{SCHEMA}{}", inbox::SCHEMA));
+        let kit = Kit::for_test("shipping", "shipping-1");
+        let shipping = Shipping { inbox: Inbox::new(&kit), kit, store: store.expect("a store") };
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let router = public(shipping.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = crate::kit::client().expect("a client");
+        let deliver = async |body: Value| {
+            let request = client.post(format!("{url}/events/invoice-issued")).header("meshctl-message-id", "m1");
+            request.body(body.to_string()).send().await.expect("an answer").status().as_u16()
+        };
+        let shipment = || client.get(format!("{url}/shipments/a")).send();
+
+        assert_eq!(shipment().await.expect("an answer").status(), 404);
+        assert_eq!(deliver(json!({"orderId": "a", "sku": "book", "quantity": 2})).await, 422);
+        let issued = json!({"orderId": "a", "invoiceId": "i", "sku": "book", "quantity": 2, "totalCents": 3980});
+        assert_eq!((deliver(issued.clone()).await, deliver(issued).await), (200, 200));
+        let shown: Value = shipment().await.expect("an answer").json().await.expect("JSON");
+        assert_eq!((&shown["invoiceId"], &shown["quantity"]), (&json!("i"), &json!(2)));
+        let Json(state) = state(State(shipping)).await.expect("a state");
+        let counts = ["received", "applied", "duplicates", "rejected", "shipments"].map(|name| state[name].as_i64());
+        assert_eq!(counts, [2, 1, 1, 1, 1].map(Some));
     }
 }
