@@ -314,7 +314,7 @@ fn remedies_name_what_was_probably_meant() {
         ("+routes: [{path: /a, methods: [get], to: a}]", "write `GET`: methods are upper case"),
         ("+topics: {}", "meshctl calls it `channels`"),
         ("~subscriptions: => consumers: {}\n    subscriptions:", "meshctl calls it `subscriptions`"),
-        ("~b: {deliver => b: {url: /x, deliver", "meshctl calls it `deliver`"),
+        ("~b: {deliver => b: {url", "meshctl calls it `deliver`"),
         ("~b: {deliver => b: {maxRetries: 3, deliver", "meshctl calls it `retry.attempts`"),
         ("~b: {deliver => b: {dlq: x, deliver", "meshctl calls it `deadLetter`"),
         ("~[c.x] => [c.x, c.xx]", "did you mean `c.x`?"),
