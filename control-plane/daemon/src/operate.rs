@@ -8,7 +8,7 @@ use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::{Accepted, Plan, PlanStep, Registration};
 use meshctl_drivers::registry as drivers;
 use meshctl_model::load::Sources;
-use meshctl_model::plan::{Desired, DesiredService, Overlay, Phase, Ports, changes, fingerprint, render};
+use meshctl_model::plan::{Desired, Overlay, Phase, Ports, changes, fingerprint, render};
 use meshctl_model::topology::Topology;
 use serde_json::json;
 
@@ -51,7 +51,9 @@ impl State {
     /// The wish to have this topology. What operators said of replicas holds where the file says nothing.
     pub fn wish_topology(&self, topology: Topology, sources: Sources) -> Wish {
         let mut overlay = self.overlay.clone();
-        overlay.keep_under(&topology);
+        let names = |name: &String| topology.services.get(name);
+        overlay.replicas.retain(|name, _| names(name).is_some_and(|service| service.replicas.is_none()));
+        overlay.restarts.retain(|name, _| names(name).is_some());
         let environment = sources.environment.clone();
         Wish { topology, overlay, cause: "apply", sources, environment, detail: None }
     }
@@ -63,15 +65,8 @@ impl State {
         let mut said = Vec::new();
         for (service, count) in replicas {
             said.push(format!("{service}={count}"));
-            let known = &self.known_service(&service)?.template;
-            if known.exclusive && count != 1 {
-                let message =
-                    format!("cannot scale {service} to {count}: there is one, for as long as there are channels");
-                return Err(
-                    ApiError::new(ErrorCode::Invalid, message).hint("scale what delivers: `meshctl scale courier=2`")
-                );
-            }
-            if let Some(port) = known.fixed_port.filter(|_| count > 1) {
+            let known = self.known_service(&service)?;
+            if let Some(port) = known.fixed_port().filter(|_| count > 1) {
                 let message =
                     format!("cannot scale {service} to {count}: its port {port} is fixed, and only one can have it");
                 return Err(ApiError::new(ErrorCode::Invalid, message).hint("write `port: auto` in the topology"));
@@ -139,9 +134,8 @@ impl State {
         body.topology != self.topology || body.overlay.replicas != self.overlay.replicas
     }
 
-    /// With those that channels bring.
-    fn known_service(&self, name: &str) -> Result<&DesiredService, ApiError> {
-        self.desired.services.get(name).ok_or_else(|| {
+    fn known_service(&self, name: &str) -> Result<&meshctl_model::topology::Service, ApiError> {
+        self.topology.services.get(name).filter(|_| !self.desired.services.is_empty()).ok_or_else(|| {
             let known: Vec<_> = self.desired.services.keys().map(String::as_str).collect();
             let hint = if known.is_empty() {
                 "nothing is applied yet: `meshctl apply FILE`".to_owned()

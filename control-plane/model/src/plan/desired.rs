@@ -106,21 +106,6 @@ pub struct Overlay {
     pub restarts: BTreeMap<String, u64>,
 }
 
-impl Overlay {
-    /// Forgets what does not hold under `topology`: what was said of services that it does not have, and of replicas where
-    /// it says so itself.
-    pub fn keep_under(&mut self, topology: &Topology) {
-        let couriers = topology.providers.couriers.instances;
-        let own = |name: &String| topology.services.get(name);
-        let brought = |name: &String| messages::brought(topology, name);
-        self.replicas.retain(|name, _| match own(name) {
-            Some(service) => service.replicas.is_none(),
-            None => brought(name) && couriers.is_none(),
-        });
-        self.restarts.retain(|name, _| own(name).is_some() || brought(name));
-    }
-}
-
 /// Fills in everything that `topology` leaves open. Ports of edges and metrics come from `ports`, which remembers them.
 ///
 /// # Errors

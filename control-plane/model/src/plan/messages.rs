@@ -147,11 +147,6 @@ pub(super) fn services(
     BTreeMap::from([service(BROKER, broker, 1, &[]), service(COURIER, courier, couriers, &[BROKER])])
 }
 
-/// Whether `name` is one of them under this topology.
-pub(super) fn brought(topology: &Topology, name: &str) -> bool {
-    !topology.channels.is_empty() && [BROKER, COURIER].contains(&name)
-}
-
 /// A role of meshctl as a service.
 fn role(name: &str, grace: Span, overlay: &Overlay) -> Template {
     Template {
@@ -213,14 +208,11 @@ channels:
     subscriptions: { shipping: { deliver: /events/invoice } }
 ";
 
-    fn topology(text: &str) -> Topology {
+    fn desired(text: &str, overlay: &Overlay) -> Desired {
         let file = SourceFile { name: "shop.yaml".into(), folder: "/".into(), text: text.into() };
         let loaded = load(&Sources { files: vec![file], ..Sources::default() });
-        loaded.topology.unwrap_or_else(|| panic!("{:?}", loaded.findings))
-    }
-
-    fn desired(text: &str, overlay: &Overlay) -> Desired {
-        render(&topology(text), overlay, &mut Ports::default()).expect("enough ports")
+        let topology = loaded.topology.unwrap_or_else(|| panic!("{:?}", loaded.findings));
+        render(&topology, overlay, &mut Ports::default()).expect("enough ports")
     }
 
     fn text(desired: &Desired, service: &str, variable: &str) -> String {
@@ -289,24 +281,6 @@ channels:
         assert_ne!(more.services["broker"].hash, desired(SHOP, &Overlay::default()).services["broker"].hash);
         let file = SHOP.replace("retention: 2d } }", "retention: 2d } }, couriers: { instances: 2 }");
         assert_eq!(desired(&file, &Overlay::default()).services["courier"].replicas, 2);
-    }
-
-    #[test]
-    fn another_file_keeps_what_it_does_not_contradict() {
-        let said = Overlay {
-            replicas: [("courier".to_owned(), 3), ("orders".to_owned(), 2), ("gone".to_owned(), 2)].into(),
-            restarts: [("broker".to_owned(), 1), ("courier".to_owned(), 2), ("gone".to_owned(), 1)].into(),
-        };
-        let kept = |text: &str| {
-            let mut overlay = said.clone();
-            overlay.keep_under(&topology(text));
-            let names = |list: Vec<&String>| list.into_iter().cloned().collect::<Vec<_>>().join(" ");
-            (names(overlay.replicas.keys().collect()), names(overlay.restarts.keys().collect()))
-        };
-        assert_eq!(kept(SHOP), ("courier orders".into(), "broker courier".into()));
-        let file = SHOP.replace("retention: 2d } }", "retention: 2d } }, couriers: { instances: 2 }");
-        assert_eq!(kept(&file), ("orders".into(), "broker courier".into()));
-        assert_eq!(kept("services: { orders: { builtin: hello, replicas: 1 } }"), (String::new(), String::new()));
     }
 
     #[test]
