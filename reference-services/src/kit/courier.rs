@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -13,6 +14,8 @@ use axum::routing::post;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub(crate) struct Courier {
@@ -75,7 +78,11 @@ impl Courier {
     /// Completes when so many requests were accepted.
     pub(crate) async fn until(&self, count: usize) -> Vec<Accepted> {
         let mut accepted = self.inner.accepted.subscribe();
-        accepted.wait_for(|accepted| accepted.len() >= count).await.expect("the sender is here").clone()
+        // So long only where something is lost: a test that waits for it must end.
+        match tokio::time::timeout(PATIENCE, accepted.wait_for(|accepted| accepted.len() >= count)).await {
+            Ok(accepted) => accepted.expect("the sender is here").clone(),
+            Err(_) => panic!("{count} events should have come, and {} did", self.accepted().len()),
+        }
     }
 }
 
