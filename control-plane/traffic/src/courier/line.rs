@@ -153,7 +153,9 @@ fn settle(settles: &HashMap<Lane, mpsc::Sender<Settlement>>, tally: &Tally, sett
     tally.ended(settled.end, settled.age);
     // There is room for all that the broker delivers at once; where there is none, or nobody, the membership is lost and
     // the message comes again.
-    let _comes_again = settles.get(&settled.lane).map(|settle| settle.try_send(settled.settlement));
+    if let Some(settle) = settles.get(&settled.lane) {
+        drop(settle.try_send(settled.settlement));
+    }
 }
 
 /// A place in one group of consumers, taken anew whenever it is lost.

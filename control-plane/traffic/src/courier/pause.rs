@@ -22,6 +22,8 @@ pub(crate) enum Pause {
     },
     Paused {
         reason: String,
+        /// Nobody was reached: then any answer to a probe shows that somebody is. A failing one has to succeed.
+        unreachable: bool,
         next_probe: u64,
         backoff: u64,
         probing: bool,
@@ -65,6 +67,10 @@ impl Pause {
 
     /// An attempt failed, though not because the subscriber rejected its message. Whether it counts as one.
     pub(crate) fn failed(&mut self, now: u64, message: &str, failure: Failure, reason: &str, probe: bool) -> bool {
+        if probe && failure == Failure::Refused && matches!(self, Self::Paused { unreachable: true, .. }) {
+            // A message that is refused each time must not keep all others from one that is back.
+            *self = Self::default();
+        }
         match self {
             Self::Flowing { failures, of } => {
                 *failures = failures.saturating_add(1);
@@ -72,13 +78,14 @@ impl Pause {
                     of.push(message.to_owned());
                 }
                 let down = *failures >= IN_A_ROW && of.len() >= MESSAGES;
-                if failure == Failure::Unreachable || down {
+                let unreachable = failure == Failure::Unreachable;
+                if unreachable || down {
                     let reason = match failure {
                         Failure::Unreachable => reason.to_owned(),
                         _ => format!("{failures} failures in a row; the last: {reason}"),
                     };
                     let next_probe = now.saturating_add(FIRST_PROBE);
-                    *self = Self::Paused { reason, next_probe, backoff: FIRST_PROBE, probing: false };
+                    *self = Self::Paused { reason, unreachable, next_probe, backoff: FIRST_PROBE, probing: false };
                     return false;
                 }
                 true
@@ -172,10 +179,25 @@ mod tests {
             // One that began before the pause says nothing about the probe.
             assert!(!pause.failed(now, "b", Failure::Refused, "", false));
             assert_eq!(pause.gate(now), Gate::Probing);
-            assert!(!pause.failed(now, "a", Failure::Refused, "", true));
+            assert!(!pause.failed(now, "a", Failure::Timeout, "", true));
         }
         assert_eq!(gaps, [5, 10, 20, 40, 50, 50]);
         assert!(pause.answered());
         assert_eq!(pause.gate(now), Gate::Open);
+    }
+
+    #[test]
+    fn a_refusal_shows_that_somebody_is_there_but_not_that_one_who_failed_is_well() {
+        let mut pause = Pause::default();
+        pause.failed(0, "a", Failure::Unreachable, "", false);
+        assert!(!pause.failed(0, "b", Failure::Refused, "", false), "it began before");
+        assert!(pause.failed(S, "a", Failure::Refused, "", true));
+        assert_eq!(pause.gate(S), Gate::Open);
+        for n in 0..9 {
+            pause.failed(S, &n.to_string(), Failure::Refused, "", false);
+        }
+        assert!(pause.reason().is_some());
+        assert!(!pause.failed(2 * S, "a", Failure::Refused, "", true));
+        assert!(pause.reason().is_some());
     }
 }
