@@ -21,7 +21,7 @@ mod simulation;
 mod subscriber;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -45,8 +45,8 @@ const GRACE: Duration = Duration::from_secs(8);
 pub struct CourierOptions {
     /// Holds the configuration ([`COURIER_CONFIG`]).
     pub files: PathBuf,
-    /// Where to listen.
-    pub address: SocketAddr,
+    /// Where to listen, on 127.0.0.1.
+    pub port: u16,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +82,9 @@ pub fn run(options: &CourierOptions, broker: impl FnOnce() -> SharedBroker) -> R
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(CourierRunError::Start)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CourierRunError::Start)?;
-        let listen = |why| CourierRunError::Listen { address: options.address, why };
-        let listener = TcpListener::bind(options.address).await.map_err(listen)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+        let listen = |why| CourierRunError::Listen { address, why };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
         serve(config, broker(), listener, async move {
             tokio::select! {
                 _ = terminate.recv() => {}

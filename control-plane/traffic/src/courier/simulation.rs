@@ -71,6 +71,7 @@ struct World {
     attempts: Vec<Attempt>,
     settling: Vec<(Lane, Settlement)>,
     natures: HashMap<String, Nature>,
+    keys: HashMap<String, u32>,
     published: Vec<String>,
     /// Answered finally (2xx, or decided to be dead) at least once.
     decided: HashSet<String>,
@@ -106,6 +107,7 @@ impl World {
             attempts: Vec::new(),
             settling: Vec::new(),
             natures: HashMap::new(),
+            keys: HashMap::new(),
             published: Vec::new(),
             decided: HashSet::new(),
             seen: HashMap::new(),
@@ -142,7 +144,9 @@ impl World {
         };
         self.natures.insert(id.clone(), nature);
         self.published.push(id.clone());
-        let key = Some(format!("k{}", self.random.random_range(0..3)));
+        let key = self.random.random_range(0..3);
+        self.keys.insert(id.clone(), key);
+        let key = Some(format!("k{key}"));
         self.keep(CHANNEL.to_owned(), Message { id, key, headers: Vec::new(), payload: Bytes::from_static(b"{}") });
     }
 
@@ -178,20 +182,16 @@ impl World {
         let probe = self.courier.paused().is_some();
         assert!(!probe || self.attempts.iter().all(|other| !other.probe), "two probes at once");
         if self.ordered && begin.message.header(header::REPLAY).is_none() {
-            let key = self.key_of(&id);
-            let before = self.published.iter().take_while(|other| **other != id).cloned().collect::<Vec<_>>();
-            for earlier in before.iter().filter(|other| self.key_of(other) == key) {
+            let key = self.keys[&id];
+            let before = self.published.iter().take_while(|other| **other != id);
+            for earlier in before.filter(|other| self.keys[*other] == key) {
                 assert!(self.decided.contains(earlier), "{id} overtakes {earlier}, which has the same key");
             }
-            let same = self.attempts.iter().filter(|other| self.key_of(&other.id) == key).count();
+            let same = self.attempts.iter().filter(|other| self.keys[&other.id] == key).count();
             assert_eq!(same, 0, "two of one key are under way");
         }
         self.attempts.push(Attempt { ticket: begin.ticket, id, number: begin.number, probe });
         assert!(self.attempts.len() <= self.concurrency as usize, "more than are allowed are under way");
-    }
-
-    fn key_of(&self, id: &str) -> Option<String> {
-        self.channels[CHANNEL].iter().find(|kept| kept.message.id == id).and_then(|kept| kept.message.key.clone())
     }
 
     /// The subscriber answers some attempt.
@@ -347,11 +347,11 @@ impl World {
     fn calm(&mut self) {
         self.health = Health::Up;
         for step in 1..100_000 {
-            if step % 2000 == 0 && step < 20_000 {
+            if step % 500 == 0 && step < 3000 {
                 // A few messages that fail for ever cannot be told from a subscriber that does: what shows it is traffic.
                 self.publish();
             }
-            if step == 20_000 {
+            if step == 3000 {
                 // And if nothing else can be tried before them, somebody has to mend the subscriber.
                 self.natures
                     .values_mut()
