@@ -192,6 +192,7 @@ impl Reader<'_> {
         };
         let kind = kind.or_else(|| data.map(|_| "application/json".to_owned()));
         if let Some(kind) = kind {
+            HeaderValue::from_str(&kind).map_err(|_| bad(format!("`datacontenttype` is no media type: {kind:?}")))?;
             headers.push((header::CONTENT_TYPE.to_owned(), kind));
         }
         self.publish(headers, payload, at, id)
@@ -322,3 +323,7 @@ fn encode(text: &str) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;
