@@ -13,11 +13,12 @@ use meshctl_drivers::runtime::process::listening_ports;
 use meshctl_model::event::{Event, EventSeverity};
 use meshctl_model::plan::{Phase, Step};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::execute::{Executor, Round, SharedGateway};
 use crate::gateways;
 use crate::hub::Hub;
+use crate::messaging::declare::Declaration;
 use crate::monitor::Monitor;
 use crate::operate::{Asked, Planned, Wish, unwritable};
 use crate::report::Report;
@@ -92,6 +93,8 @@ pub struct Control {
     pub executor: Executor,
     pub monitors: BTreeMap<String, Monitor>,
     drivers: BTreeMap<String, SharedGateway>,
+    /// What channels the broker is to have.
+    declaration: watch::Sender<Option<Arc<Declaration>>>,
     build: String,
     /// Steps begun since the start.
     steps: u64,
@@ -100,7 +103,14 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(state: State, store: Store, hub: Hub, executor: Executor, build: String) -> Self {
+    pub fn new(
+        state: State,
+        store: Store,
+        hub: Hub,
+        executor: Executor,
+        declaration: watch::Sender<Option<Arc<Declaration>>>,
+        build: String,
+    ) -> Self {
         Self {
             state,
             store,
@@ -108,6 +118,7 @@ impl Control {
             executor,
             monitors: BTreeMap::new(),
             drivers: BTreeMap::new(),
+            declaration,
             build,
             steps: 0,
             unwritable: false,
@@ -234,6 +245,7 @@ impl Control {
             gateways::templates(self.state.desired.gateway.as_ref(), &self.executor.state_dir, &self.build);
         let begun = self.state.next_steps(now, || listening_ports().unwrap_or_default());
         self.watch();
+        self.declare();
         let touched = self.state.untold.services.clone();
         self.state.settle(&touched);
         self.write();
@@ -291,6 +303,15 @@ impl Control {
                 let monitor = Monitor::start(&self.executor, instance.spec.clone(), ready);
                 self.monitors.insert(id.clone(), monitor);
             }
+        }
+    }
+
+    /// Another occasion is another declaration.
+    fn declare(&self) {
+        let occasion = self.state.occasion();
+        let known = self.declaration.borrow().as_ref().map(|declaration| declaration.occasion.clone());
+        if occasion != known {
+            self.declaration.send_replace(self.state.declaration().map(Arc::new));
         }
     }
 

@@ -8,6 +8,7 @@ mod control;
 mod execute;
 mod gateways;
 mod hub;
+mod messaging;
 mod monitor;
 mod operate;
 mod report;
@@ -28,15 +29,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::place::{self, DaemonRecord, SocketPath};
+use meshctl_drivers::broker::SharedBroker;
 use meshctl_drivers::runtime::process::{ProcessRuntime, process_id};
 use meshctl_drivers::runtime::{RuntimeError, SharedRuntime};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::control::{Control, Ended, Message};
 use crate::execute::Executor;
 use crate::hub::Hub;
+use crate::messaging::couriers::{Couriers, ask_for_ever};
+use crate::messaging::declare::declare_for_ever;
+use crate::messaging::{Letters, Messaging};
 use crate::server::Shared;
 use crate::state::State;
 use crate::store::{Remembered, Store, StoreError};
@@ -89,7 +94,13 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let hub = Hub::default();
     let executor = Executor { runtime: Arc::clone(&runtime), state_dir: dir.clone(), reports: sender.clone() };
     let build = meshctl_api::build::build().to_owned();
-    let control = Control::new(state, store, hub.clone(), executor, build.clone());
+    let broker: SharedBroker = Arc::new(messaging::Away);
+    let messaging = Messaging { broker, letters: Letters::default(), couriers: Couriers::default() };
+    let (declaration, declarations) = watch::channel(None);
+    let declaring =
+        declare_for_ever(declarations, Arc::clone(&messaging.broker), messaging.letters.clone(), sender.clone());
+    tokio::spawn(declaring);
+    let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
 
     let socket = SocketPath::inside(&dir, place::SOCKET).map_err(file("open", &dir))?;
     let listener = listen(socket.as_path())?;
@@ -102,7 +113,9 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         started_at: Timestamp::now(),
         state_dir: dir.display().to_string(),
     };
-    let shared = Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version) };
+    let couriers = messaging.couriers.clone();
+    let shared = Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging };
+    tokio::spawn(ask_for_ever(shared.clone(), couriers));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;
     tracing::info!(state_dir = %dir.display(), "the daemon listens");

@@ -36,6 +36,8 @@ pub struct Wish {
     pub environment: BTreeMap<String, String>,
     /// What the history says where the operator gives no reason: `orders=4`.
     pub detail: Option<String>,
+    /// Messages may be lost by it.
+    pub discard_messages: bool,
 }
 
 /// A wish with everything that follows from it. Nothing has changed yet.
@@ -55,7 +57,7 @@ impl State {
         overlay.replicas.retain(|name, _| names(name).is_some_and(|service| service.replicas.is_none()));
         overlay.restarts.retain(|name, _| names(name).is_some());
         let environment = sources.environment.clone();
-        Wish { topology, overlay, cause: "apply", sources, environment, detail: None }
+        Wish { topology, overlay, cause: "apply", sources, environment, detail: None, discard_messages: false }
     }
 
     /// # Errors
@@ -93,7 +95,8 @@ impl State {
 
     fn wish_again(&self, overlay: Overlay, cause: &'static str, detail: String) -> Wish {
         let (topology, environment) = (self.topology.clone(), self.environment.clone());
-        Wish { topology, overlay, cause, sources: Sources::default(), environment, detail: Some(detail) }
+        let (sources, detail) = (Sources::default(), Some(detail));
+        Wish { topology, overlay, cause, sources, environment, detail, discard_messages: false }
     }
 
     /// # Errors
@@ -126,7 +129,8 @@ impl State {
         // A restart cannot be undone, and going back is no reason for another.
         overlay.restarts.clone_from(&self.overlay.restarts);
         let detail = Some(format!("to revision {}", row.revision));
-        Ok(Wish { topology, overlay, cause: "undo", sources: Sources::default(), environment, detail })
+        let sources = Sources::default();
+        Ok(Wish { topology, overlay, cause: "undo", sources, environment, detail, discard_messages: false })
     }
 
     /// Whether a revision wants something else than the present one, restarts aside.
@@ -206,7 +210,7 @@ impl State {
             return Err(ApiError::new(ErrorCode::Unavailable, message));
         }
         let Planned { wish, desired, ports, plan } = planned;
-        let last_event_id = self.last_event.to_string();
+        let (last_event_id, discard_messages) = (self.last_event.to_string(), wish.discard_messages);
         let changed = plan.steps.iter().any(|step| step.action != "retry");
         if changed || self.revision == 0 || self.revision_state == "down" {
             let revision = last_revision(store)?.max(self.revision) + 1;
@@ -219,7 +223,7 @@ impl State {
                 state: "applying".into(),
             };
             let Wish { topology, overlay, environment, .. } = wish;
-            let body = RevisionBody { topology, overlay, environment, desired };
+            let body = RevisionBody { topology, overlay, environment, desired, discard_messages };
             let ports_now = Some(ports.assigned.clone());
             let change = Changes { revision: Some((row, body.clone())), ports: ports_now, ..Changes::default() };
             store.commit(&change).map_err(|why| unwritable(&why))?;
@@ -240,6 +244,8 @@ impl State {
             let severity = meshctl_model::event::EventSeverity::Info;
             self.event(severity, "revision.accepted", format!("revision/{revision}"), message, data);
         }
+        self.discard_messages = discard_messages;
+        self.asked += 1;
         self.try_again(now);
         self.awaited = Some(self.revision);
         self.untold.system = true;

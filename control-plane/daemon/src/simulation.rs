@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_drivers::runtime::Running;
+use meshctl_model::delivery::BROKER;
 use meshctl_model::instance::{Exit, ProcessId};
 use meshctl_model::plan::{GatewayLink, Overlay, Phase, Ports, Step, render};
 use meshctl_model::snapshot::{GatewayStatus, Snapshot};
@@ -29,6 +30,8 @@ struct World {
     live: BTreeMap<u32, Snapshot>,
     under_way: Vec<(Step, Snapshot)>,
     started: u32,
+    /// The channels that the broker has, which outlive its processes.
+    channels: BTreeSet<String>,
     /// Versions of services that never become ready.
     broken: BTreeSet<String>,
     faults: bool,
@@ -46,6 +49,12 @@ fn topology(replicas: [u32; 3], version: u32, third: bool) -> Topology {
         };
         topology.services.insert(name.into(), service);
     }
+    // In every other version, under a name that changes.
+    if version % 2 == 1 {
+        let subscription = serde_json::json!({"subscriptions": {"a": {"deliver": "/events"}}});
+        let channel = serde_json::from_value(subscription).expect("a channel");
+        topology.channels.insert(format!("events-{version}"), channel);
+    }
     topology
 }
 
@@ -59,6 +68,7 @@ impl World {
             live: BTreeMap::new(),
             under_way: Vec::new(),
             started: 0,
+            channels: BTreeSet::new(),
             broken: BTreeSet::new(),
             faults: true,
         };
@@ -73,6 +83,7 @@ impl World {
         self.state.revision += 1;
         self.state.revision_state = "applying";
         self.state.awaited = Some(self.state.revision);
+        self.state.asked += 1;
         for record in self.state.observed.services.values_mut() {
             record.failing = None;
         }
@@ -111,7 +122,8 @@ impl World {
                 let (step, snapshot) = self.under_way.swap_remove(index);
                 self.finish(step, &snapshot);
             }
-            0..85 => self.check_one(),
+            0..80 => self.check_one(),
+            80..85 => self.declare(),
             85..90 if self.faults => self.crash_one(),
             90..92 if self.faults => self.daemon_dies(),
             _ => {
@@ -193,6 +205,21 @@ impl World {
         self.report(Report::Checked { id, outcome });
     }
 
+    /// The broker is told of channels, as it would be, unless it was told already.
+    fn declare(&mut self) {
+        let Some(wanted) = self.state.declaration() else { return };
+        if self.state.declared.as_ref().is_some_and(|(occasion, _)| *occasion == wanted.occasion) {
+            return;
+        }
+        let names: BTreeSet<String> =
+            crate::messaging::declare::specs(&wanted.channels).into_iter().map(|spec| spec.name).collect();
+        if wanted.occasion.last {
+            self.channels.retain(|name| names.contains(name));
+        }
+        self.channels.extend(names);
+        self.report(Report::Declared { occasion: wanted.occasion, outcome: Ok(Default::default()) });
+    }
+
     fn crash_one(&mut self) {
         let ids: Vec<String> = self.running.keys().cloned().collect();
         if let Some(id) = ids.get(self.random.random_range(0..ids.len().max(1))).cloned() {
@@ -271,6 +298,7 @@ fn written(state: State) -> Remembered {
         overlay: state.overlay,
         environment: state.environment,
         desired: state.desired,
+        discard_messages: state.discard_messages,
     };
     Remembered {
         revision: Some((row, body)),
@@ -327,7 +355,47 @@ fn any_order_of_events_ends_where_it_was_to_end() {
         for live in world.live.values() {
             assert_eq!(live, state.snapshot.as_ref(), "seed {seed}: a gateway carries something else");
         }
+        if state.desired.services.contains_key(BROKER) {
+            let wanted = crate::messaging::declare::specs(&state.desired.channels);
+            let wanted: BTreeSet<String> = wanted.into_iter().map(|spec| spec.name).collect();
+            assert_eq!(world.channels, wanted, "seed {seed}: it is ready, and the broker has other channels");
+        }
     }
+}
+
+#[test]
+fn channels_that_the_broker_refuses_make_a_change_fail_until_it_takes_them() {
+    let mut world = World::new(7);
+    world.faults = false;
+    world.want(topology([1, 1, 1], 1, true));
+    while world.state.occasion().is_none_or(|occasion| !occasion.last) || world.state.awaited.is_none() {
+        world.tick();
+    }
+    world.come_to_rest();
+    world.want(topology([1, 1, 1], 3, true));
+    world.round();
+    let mut last = None;
+    for _ in 0..20_000 {
+        world.tick();
+        // Whenever it was declared, it was refused after all.
+        if let Some((occasion, outcome @ Ok(()))) = &mut world.state.declared
+            && occasion.last
+        {
+            *outcome = Err("it holds 12 messages".into());
+            last = Some(occasion.clone());
+            world.round();
+        }
+        if world.state.awaited.is_none() {
+            break;
+        }
+    }
+    assert_eq!(world.state.revision_state, "failed");
+    assert!(!world.state.ready);
+    let occasion = last.expect("it was declared for the last time");
+    world.report(Report::Declared { occasion, outcome: Ok(Default::default()) });
+    world.round();
+    assert!(world.state.ready, "it was drained, and taken");
+    assert_eq!(world.state.revision_state, "applied");
 }
 
 #[test]

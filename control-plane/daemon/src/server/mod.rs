@@ -2,8 +2,11 @@
 //! into a response; it holds no state of its own.
 
 mod changes;
+mod channels;
+mod ledger;
 mod logs;
 mod looks;
+mod messages;
 mod metrics;
 mod registry;
 mod watch;
@@ -28,6 +31,7 @@ use utoipa_axum::routes;
 
 use crate::control::{Control, Message, Reply};
 use crate::hub::Hub;
+use crate::messaging::Messaging;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -36,6 +40,7 @@ pub struct Shared {
     pub hub: Hub,
     pub runtime: SharedRuntime,
     pub version: Arc<Version>,
+    pub messaging: Messaging,
 }
 
 /// An error on its way out.
@@ -79,6 +84,20 @@ impl Shared {
         answer.await.map_err(|_| ending())?
     }
 
+    /// Writes down who did what and why, and what came of it.
+    async fn audited(
+        &self,
+        by: &str,
+        action: &str,
+        subject: &str,
+        reason: Option<&str>,
+        outcome: &Result<(), ApiError>,
+        _data: &serde_json::Value,
+    ) -> Result<(), ApiError> {
+        tracing::info!(by, action, subject, reason, ?outcome, "audited");
+        Ok(())
+    }
+
     /// Looks at everything, between two rounds of the control loop.
     pub async fn look<T: Send + 'static>(
         &self,
@@ -119,6 +138,14 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(changes::undo))
         .routes(routes!(changes::down))
         .routes(routes!(changes::handover))
+        .routes(routes!(channels::channels))
+        .routes(routes!(channels::channel))
+        .routes(routes!(channels::publish))
+        .routes(routes!(channels::pause))
+        .routes(routes!(channels::resume))
+        .routes(routes!(ledger::ledger))
+        .routes(routes!(messages::messages))
+        .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
 }
 
