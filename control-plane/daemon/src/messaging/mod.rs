@@ -4,6 +4,7 @@
 pub mod channels;
 pub mod couriers;
 pub mod declare;
+pub mod guard;
 mod ledger;
 mod letters;
 mod lines;
@@ -42,8 +43,8 @@ pub struct Messaging {
 pub fn wanted(state: &State) -> Wanted {
     let mut publishers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, service) in &state.topology.services {
-        for channel in &service.publishes {
-            publishers.entry(channel.clone()).or_default().push(name.clone());
+        for channel in service.published() {
+            publishers.entry(channel.to_owned()).or_default().push(name.clone());
         }
     }
     Wanted { channels: state.desired.channels.clone(), publishers }
