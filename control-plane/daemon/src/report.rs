@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use meshctl_drivers::gateway::GatewayError;
 use meshctl_drivers::runtime::{Running, RuntimeError};
+use meshctl_model::event::EventSeverity;
 use meshctl_model::instance::Exit;
 use meshctl_model::plan::{AfterStop, CRASH_LOOP, Failing, GatewayLink, Phase};
 use meshctl_model::snapshot::{BreakerState, GatewayEvent, GatewayStatus};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::state::State;
 
@@ -51,6 +52,14 @@ pub enum Report {
         gateway: String,
         event: GatewayEvent,
     },
+    /// Something is to be known that changes nothing here.
+    Happened {
+        severity: EventSeverity,
+        kind: &'static str,
+        subject: String,
+        message: String,
+        data: Value,
+    },
 }
 
 impl State {
@@ -81,6 +90,9 @@ impl State {
             Report::Pushed { gateway, outcome } => self.pushed(&gateway, outcome),
             Report::Seen { gateway, status } => self.seen(&gateway, status),
             Report::Told { gateway, event } => self.told(&gateway, event),
+            Report::Happened { severity, kind, subject, message, data } => {
+                self.event(severity, kind, subject, message, data);
+            }
         }
     }
 
