@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_drivers::runtime::Running;
+use meshctl_model::delivery::BROKER;
 use meshctl_model::instance::{Exit, ProcessId};
 use meshctl_model::plan::{GatewayLink, Overlay, Phase, Ports, Step, render};
 use meshctl_model::snapshot::{GatewayStatus, Snapshot};
-use meshctl_model::topology::{Service, Topology};
+use meshctl_model::topology::{Channel, DeadLetter, DeliveryRetry, Service, Subscription, Topology};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -46,6 +47,18 @@ fn topology(replicas: [u32; 3], version: u32, third: bool) -> Topology {
         };
         topology.services.insert(name.into(), service);
     }
+    // Brings a broker, which cannot run twice, and a courier, which is replaced when a channel changes.
+    let subscription = Subscription {
+        deliver: "/".into(),
+        service: None,
+        concurrency: None,
+        timeout: None,
+        retry: DeliveryRetry::default(),
+        dead_letter: DeadLetter::default(),
+    };
+    let subscriptions = [("a".to_owned(), subscription)].into();
+    let channel = Channel { partitions: Some(version + 1), subscriptions, ..Channel::default() };
+    topology.channels.insert("events".into(), channel);
     topology
 }
 
@@ -68,9 +81,12 @@ impl World {
 
     fn want(&mut self, topology: Topology) {
         let mut ports: Ports = self.state.ports.clone();
-        self.state.desired = render(&topology, &Overlay::default(), &mut ports).expect("enough ports");
-        self.state.ports = ports;
         self.state.revision += 1;
+        // Every revision wants another broker.
+        let restarts = [(BROKER.to_owned(), self.state.revision)].into();
+        let overlay = Overlay { restarts, ..Overlay::default() };
+        self.state.desired = render(&topology, &overlay, &mut ports).expect("enough ports");
+        self.state.ports = ports;
         self.state.revision_state = "applying";
         self.state.awaited = Some(self.state.revision);
         for record in self.state.observed.services.values_mut() {
@@ -100,6 +116,8 @@ impl World {
             // Those that were there before fewer were wanted, and one more while one replaces another.
             assert!(staying <= most.max(4) + 1, "{staying} instances of {name} for {most}");
         }
+        let brokers: Vec<&String> = self.running.keys().filter(|id| id.starts_with("broker-")).collect();
+        assert!(brokers.len() <= 1, "several brokers at once: {brokers:?}");
         let ports: Vec<u16> = self.state.observed.instances.values().filter_map(|i| i.spec.port).collect();
         assert_eq!(ports.len(), ports.iter().collect::<BTreeSet<_>>().len(), "two instances on one port");
     }

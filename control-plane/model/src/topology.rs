@@ -1,7 +1,7 @@
 //! The topology: what an operator writes. These types are the language; the JSON Schema is derived from them, and the
 //! structural pass of [`crate::load`] checks a file against that schema before it becomes a [`Topology`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -228,6 +228,15 @@ impl Service {
     /// Whether anything can call it.
     pub fn listens(&self) -> bool {
         self.port != Some(Port::Named(PortName::None))
+    }
+
+    /// The channels that it publishes to: those it names, and those whose address it asks for.
+    pub fn published(&self) -> BTreeSet<&str> {
+        let asked_for = self.env.values().filter_map(|value| match value {
+            EnvValue::From(EnvSource::PublishUrlOf(channel)) => Some(channel),
+            _ => None,
+        });
+        self.publishes.iter().chain(asked_for).map(String::as_str).collect()
     }
 }
 

@@ -156,16 +156,21 @@ async fn names_what_cannot_start(runtime: SharedRuntime, scratch: &Path) {
 
 async fn gives_the_environment(runtime: SharedRuntime, scratch: &Path) {
     std::fs::write(scratch.join("key"), "canary\n\n").expect("scratch can be written");
-    let ask = r#"echo "$PORT|$HOST|$PLAIN|$KEY|$MESHCTL_INSTANCE|$MESHCTL_SERVICE"; pwd -P"#;
+    let ask =
+        r#"echo "$PORT|$HOST|$PLAIN|$KEY|$MESHCTL_INSTANCE|$MESHCTL_SERVICE"; cat "$MESHCTL_FILES/words"; pwd -P"#;
     let mut spec = script("environment", ask, scratch);
     spec.port = Some(20_999);
     spec.env.insert("PLAIN".into(), SpecEnv::Text("a b".into()));
     spec.env.insert("KEY".into(), SpecEnv::File(scratch.join("key").display().to_string()));
+    spec.files.insert("words".into(), "from a file\n".into());
     run(&runtime, &spec).await;
-    let text = runtime.tail("environment", 3).await.into_iter().map(|line| line.text).collect::<Vec<_>>().join("\n");
+    let text = runtime.tail("environment", 4).await.into_iter().map(|line| line.text).collect::<Vec<_>>().join("\n");
     let folder = scratch.canonicalize().expect("scratch is there");
     // One newline is the file's, the second belongs to the value.
-    assert_eq!(text, format!("20999|127.0.0.1|a b|canary\n|environment|conformance\n{}", folder.display()));
+    assert_eq!(
+        text,
+        format!("20999|127.0.0.1|a b|canary\n|environment|conformance\nfrom a file\n{}", folder.display())
+    );
 }
 
 async fn stops_with_grace(runtime: SharedRuntime, scratch: &Path) {

@@ -199,18 +199,19 @@ fn service_steps(
         return;
     }
 
-    let in_place = service.template.fixed_port.is_some() || serving.iter().any(|i| same_port(i, service));
+    let in_place = service.template.exclusive || service.template.fixed_port.is_some();
     let missing = wanted - current.len();
     if serving.is_empty() {
         // Nothing serves: there is nothing to go easy on, except that an address must be free before it is taken again.
         let blocked = desired.blocker(name, observed).is_some();
-        if missing > 0 && !blocked && !(in_place && moving_out) {
+        let vacant = !moving_out && idle.is_empty();
+        if missing > 0 && !blocked && (vacant || !in_place) {
             start(name, service, missing, observed, ports, steps);
         }
         return;
     }
     if in_place {
-        // One address, one owner: the old one leaves before the new one comes; callers wait at the gateway meanwhile.
+        // One address or one folder, one owner: the old one leaves before the new one comes; callers wait meanwhile.
         if !moving_out && desired.blocker(name, observed).is_none() {
             serving.iter().take(1).for_each(|i| steps.push(retire(i)));
         }
@@ -226,10 +227,6 @@ fn service_steps(
             start(name, service, 1, observed, ports, steps);
         }
     }
-}
-
-fn same_port(instance: &Instance, service: &DesiredService) -> bool {
-    service.template.fixed_port.is_some() && instance.spec.port == service.template.fixed_port
 }
 
 fn ordinal(instance: &Instance) -> u64 {

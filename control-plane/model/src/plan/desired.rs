@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::messages;
 use super::ports::{PortRange, Ports};
 use super::routing::{edge_name, route_rules};
 use crate::GATEWAY;
@@ -119,29 +120,32 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
     let RegistryProvider::Embedded(registry) = &topology.providers.registry;
     ports.reserved = reserved_ports(topology);
 
-    let edges = edges(topology, ports)?;
-    let services = topology
+    let mut edges = edges(topology, ports)?;
+    edges.append(&mut messages::edges(topology, ports)?);
+    let channels = messages::channels(topology, &edges);
+    let mut services: BTreeMap<String, DesiredService> = topology
         .services
         .iter()
         .map(|(name, service)| (name.clone(), desired_service(name, service, overlay, &edges)))
         .collect();
+    services.append(&mut messages::services(topology, overlay, &channels));
     Ok(Desired {
         name: topology.name.clone().unwrap_or_default(),
         services,
         gateway: Some(desired_gateway(gateway, ports)?),
         routes: route_rules(topology),
         edges,
-        channels: BTreeMap::new(),
+        channels,
         lease: registry.lease.unwrap_or(Span::from_secs(30)),
         ports: ports.range,
     })
 }
 
-fn exhausted(range: PortRange) -> String {
+pub(super) fn exhausted(range: PortRange) -> String {
     format!("all ports of {range} are taken; give providers.runtime.process.ports a wider range")
 }
 
-fn loopback(port: u16) -> SocketAddr {
+pub(super) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
@@ -235,20 +239,18 @@ fn desired_service(
         (Some(builtin), _) => ("builtin", Program::Meshctl(vec!["service".into(), builtin.clone()])),
         (None, command) => ("command", Program::Command(command.clone().unwrap_or_default())),
     };
-    let env = service
-        .env
-        .iter()
-        .map(|(key, value)| {
-            let value = match value {
-                EnvValue::From(EnvSource::UrlOf(callee)) => SpecEnv::Text(edge_url(edges, name, callee)),
-                // Channels come with their couriers.
-                EnvValue::From(EnvSource::PublishUrlOf(_)) => SpecEnv::Text(String::new()),
-                EnvValue::From(EnvSource::File(path)) => SpecEnv::File(path.clone()),
-                other => SpecEnv::Text(other.literal().unwrap_or_default()),
-            };
-            (key.clone(), value)
-        })
-        .collect();
+    let written = service.env.iter().map(|(key, value)| {
+        let value = match value {
+            EnvValue::From(EnvSource::UrlOf(callee)) => SpecEnv::Text(edge_url(edges, name, callee)),
+            EnvValue::From(EnvSource::PublishUrlOf(channel)) => {
+                SpecEnv::Text(messages::publish_url(edges, name, channel))
+            }
+            EnvValue::From(EnvSource::File(path)) => SpecEnv::File(path.clone()),
+            other => SpecEnv::Text(other.literal().unwrap_or_default()),
+        };
+        (key.clone(), value)
+    });
+    let env = messages::environment(edges, name).into_iter().chain(written).collect();
     let template = Template {
         program,
         env,
@@ -264,11 +266,10 @@ fn desired_service(
         log_files: service.logs.files.unwrap_or(2),
         restarts: overlay.restarts.get(name).copied().unwrap_or(0),
     };
-    let hash = super::digest(&serde_json::to_vec(&template).unwrap_or_default());
     DesiredService {
         kind: kind.into(),
+        hash: template.hash(),
         template,
-        hash,
         replicas: overlay.replicas.get(name).copied().or(service.replicas).unwrap_or(1),
         depends_on: service.depends_on.clone(),
         drain: service.stop.drain.unwrap_or(Span::from_secs(10)),
@@ -277,7 +278,7 @@ fn desired_service(
     }
 }
 
-fn edge_url(edges: &BTreeMap<String, DesiredEdge>, caller: &str, callee: &str) -> String {
+pub(super) fn edge_url(edges: &BTreeMap<String, DesiredEdge>, caller: &str, callee: &str) -> String {
     let address = edges.get(&edge_name(caller, callee)).and_then(|edge| edge.address);
     address.map(|address| format!("http://{address}")).unwrap_or_default()
 }
@@ -299,6 +300,10 @@ fn probe(health: &Health, listens: bool) -> Probe {
 }
 
 impl Template {
+    pub(super) fn hash(&self) -> String {
+        super::digest(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
     /// One instance of it; `{{port}}`, `{{instance}}` and `{{service}}` are filled in.
     pub fn instantiate(&self, service: &str, id: &str, port: Option<u16>) -> InstanceSpec {
         let port_text = port.map(|port| port.to_string()).unwrap_or_default();

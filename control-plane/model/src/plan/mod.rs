@@ -8,6 +8,7 @@
 mod changes;
 mod decide;
 mod desired;
+mod messages;
 mod observed;
 mod ports;
 mod routing;

@@ -120,3 +120,12 @@ pub struct DeadLetterAlert {
     pub count: u32,
     pub within: Span,
 }
+
+impl Channel {
+    /// Every subscription with the service that receives: the one with its name where it does not say.
+    pub fn receivers(&self) -> impl Iterator<Item = (&str, &str, &Subscription)> {
+        self.subscriptions
+            .iter()
+            .map(|(name, subscription)| (name.as_str(), subscription.service.as_deref().unwrap_or(name), subscription))
+    }
+}

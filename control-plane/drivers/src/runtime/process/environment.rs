@@ -5,9 +5,10 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use meshctl_model::delivery;
 use meshctl_model::instance::{InstanceSpec, SpecEnv};
 
-use super::folder::Refusal;
+use super::folder::{FILES, Refusal};
 use super::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
 
 /// What every program may expect of its surroundings. Nothing else of the environment in which a daemon happens to have been
@@ -67,6 +68,9 @@ pub(in crate::runtime) fn environment(
     // Last, so that nothing can take the labels away.
     environment.push(("MESHCTL_SERVICE".into(), spec.service.clone().into()));
     environment.push((INSTANCE_LABEL.into(), spec.id.clone().into()));
+    if !spec.files.is_empty() {
+        environment.push((delivery::FILES.into(), state_dir.join("instances").join(&spec.id).join(FILES).into()));
+    }
     environment.push((STATE_DIR_LABEL.into(), state_dir.into()));
     Ok(environment)
 }

@@ -7,6 +7,7 @@
 //! | `shim.json` | shim | which processes run |
 //! | `exit.json` | shim | how the last run ended |
 //! | `log`, `log.1`, … | shim | output, newest first |
+//! | `files/` | daemon | what the program finds in the folder that `MESHCTL_FILES` names |
 //!
 //! The lock is a POSIX record lock, because the kernel then tells who holds it without anybody having to take it: looking
 //! never disturbs a shim that is just starting. A shim removes `exit.json` under the lock before it starts anything, so
@@ -33,6 +34,7 @@ const SHIM: &str = "shim.json";
 const EXIT: &str = "exit.json";
 const LOCK: &str = "lock";
 pub(super) const LOG: &str = "log";
+pub(super) const FILES: &str = "files";
 
 /// What a shim writes down once its program runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -118,7 +120,18 @@ impl Folder {
         self.dir.join(SHIM).exists()
     }
 
+    /// The files come first: whoever sees the spec may start what reads them.
     pub(super) fn write_spec(&self, spec: &InstanceSpec) -> io::Result<()> {
+        if !spec.files.is_empty() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir.join(FILES))?;
+        }
+        for (name, content) in &spec.files {
+            if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+                let why = format!("cannot write a file called {name:?}: that is not a plain name");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            self.write_bytes(&Path::new(FILES).join(name), content.as_bytes())?;
+        }
         self.write(SPEC, spec)
     }
 
@@ -207,16 +220,20 @@ impl Folder {
     /// after a crash of the machine nothing of an instance runs any more, the daemon's store, which is durable, says what
     /// is to be started, and readers bear with what the crash has left. A hundred instances start at once, and a hundred flushes would be what takes the time.
     fn write<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        self.write_bytes(Path::new(name), &serde_json::to_vec(value)?)
+    }
+
+    fn write_bytes(&self, name: &Path, bytes: &[u8]) -> io::Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let aside = self.dir.join(format!(".{name}.{}.{count}", std::process::id()));
+        let aside = self.dir.join(format!(".aside.{}.{count}", std::process::id()));
         let path = self.dir.join(name);
-        let written = serde_json::to_vec(value)
-            .map_err(io::Error::from)
-            .and_then(|bytes| {
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-                file.write_all(&bytes)
-            })
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&aside)
+            .and_then(|mut file| file.write_all(bytes))
             .and_then(|()| fs::rename(&aside, &path));
         written.map_err(|error| {
             // Whatever of it exists; when nothing does, there is nothing to remove.
@@ -236,6 +253,30 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+
+    #[test]
+    fn files_are_there_before_the_spec_for_nobody_else_and_nowhere_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().expect("a folder");
+        let folder = Folder { dir: scratch.path().join("one") };
+        folder.create().expect("it can be made");
+        let mut spec = crate::runtime::conformance::script("one", "", scratch.path());
+        spec.files.insert("a.json".into(), "{}".into());
+        for _ in 0..2 {
+            folder.write_spec(&spec).expect("it is written, a second time too");
+        }
+        let files = folder.dir.join(FILES);
+        assert_eq!(fs::read_to_string(files.join("a.json")).expect("it is there"), "{}");
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!((mode(&files), mode(&files.join("a.json"))), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&files).expect("it is there").count(), 1);
+
+        for name in ["../a", "", ".a", "/a"] {
+            let mut spec = crate::runtime::conformance::script("one", "", scratch.path());
+            spec.files.insert(name.into(), String::new());
+            assert_eq!(folder.write_spec(&spec).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput));
+        }
+    }
 
     #[test]
     fn a_machine_that_is_short_of_something_is_asked_again() {
