@@ -4,7 +4,9 @@
 //! else sends it messages and holds snapshots.
 
 mod adopt;
+mod audit;
 mod control;
+mod dead_letters;
 mod execute;
 mod gateways;
 mod hub;
@@ -162,12 +164,8 @@ fn remember(path: &Path) -> Result<(Store, Remembered, Option<String>), StoreErr
     match open() {
         Ok((store, remembered)) => Ok((store, remembered, None)),
         Err(why) if why.is_damage() => {
-            let aside = format!("{}.damaged-{}", path.display(), Timestamp::now().as_second());
-            tracing::error!(%why, aside, "setting a damaged state aside");
-            let _ = std::fs::rename(path, &aside);
-            for suffix in ["-wal", "-shm"] {
-                let _ = std::fs::rename(format!("{}{suffix}", path.display()), format!("{aside}{suffix}"));
-            }
+            tracing::error!(%why, "setting a damaged state aside");
+            let aside = store::set_aside(path);
             let (store, remembered) = open()?;
             Ok((store, remembered, Some(aside)))
         }
