@@ -22,6 +22,7 @@ mod state;
 mod store;
 mod view;
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -38,12 +39,14 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::audit::Audit;
 use crate::control::{Control, Ended, Message};
+use crate::dead_letters::DeadLetters;
 use crate::execute::Executor;
 use crate::hub::Hub;
+use crate::messaging::Messaging;
 use crate::messaging::couriers::{Couriers, ask_for_ever};
 use crate::messaging::declare::declare_for_ever;
-use crate::messaging::{Letters, Messaging};
 use crate::server::Shared;
 use crate::state::State;
 use crate::store::{Remembered, Store, StoreError};
@@ -81,7 +84,14 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let dir = absolute(&options.state_dir)?;
     let lock = own(&dir)?;
     let (store, remembered, damaged) = remember(&dir.join(place::STORE))?;
+    let (letters, damaged_letters) = dead_letters::store::Store::open(&dir.join("deadletters.db"))?;
+    let audit = Audit::new(letters.clone());
     let mut state = State::restore(remembered, offset(&dir));
+    if let Some(aside) = damaged_letters {
+        let message =
+            format!("the dead letters were damaged and are set aside as {aside}; new ones are kept from now on");
+        state.warn("deadletters.damaged", "system".into(), message);
+    }
     if let Some(aside) = damaged {
         let message = format!("the state was damaged and is set aside as {aside}; what runs is not known and is ended");
         state.warn("store.damaged", "system".into(), message);
@@ -96,12 +106,13 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let hub = Hub::default();
     let executor = Executor { runtime: Arc::clone(&runtime), state_dir: dir.clone(), reports: sender.clone() };
     let build = meshctl_api::build::build().to_owned();
-    let broker: SharedBroker = Arc::new(messaging::Away);
-    let messaging = Messaging { broker, letters: Letters::default(), couriers: Couriers::default() };
+    let broker: SharedBroker = Arc::new(messaging::away::Away);
+    let letters = DeadLetters::new(letters, sender.clone());
+    let messaging = Messaging { broker: Arc::clone(&broker), letters: letters.clone(), couriers: Couriers::default() };
     let (declaration, declarations) = watch::channel(None);
-    let declaring =
-        declare_for_ever(declarations, Arc::clone(&messaging.broker), messaging.letters.clone(), sender.clone());
-    tokio::spawn(declaring);
+    let (living, lives) = watch::channel(BTreeMap::new());
+    letters.start(Arc::clone(&broker), lives);
+    tokio::spawn(declare_for_ever(declarations, living, broker, letters.clone(), sender.clone()));
     let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
 
     let socket = SocketPath::inside(&dir, place::SOCKET).map_err(file("open", &dir))?;
@@ -116,7 +127,8 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         state_dir: dir.display().to_string(),
     };
     let couriers = messaging.couriers.clone();
-    let shared = Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging };
+    let shared =
+        Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging, letters, audit };
     tokio::spawn(ask_for_ever(shared.clone(), couriers));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;

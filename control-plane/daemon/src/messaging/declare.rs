@@ -9,19 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshctl_api::error::ApiError;
 use meshctl_drivers::broker::{Broker, BrokerError, ChannelSpec, ChannelState, Seek, SharedBroker};
 use meshctl_model::delivery::{BROKER, Behind, COURIER, Channel};
 use meshctl_model::instance::ProcessId;
 use meshctl_model::plan::Phase;
 use tokio::sync::{mpsc, watch};
 
-use super::letters::Letters;
+use super::guard::holds;
+use super::ledger::AllCounts;
 use crate::control::Message;
+use crate::dead_letters::{DeadLetters, WINDOW};
 use crate::report::Report;
 use crate::state::State;
 
-/// How long replays are told from one another: no replay is looked at again after that.
-const REPLAY_WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Nobody looks at a settled message behind a subscription for longer than it takes to find out what happened.
 const BEHIND_RETENTION: Duration = Duration::from_secs(3600);
 /// Between two tries while the broker does not answer,
@@ -105,7 +106,7 @@ fn behind_spec(name: &str, subscription: &str, channel: &Channel, behind: Behind
         retention: BEHIND_RETENTION,
         max_size_bytes: channel.max_size.0,
         idempotency_window: match behind {
-            Behind::Replay => REPLAY_WINDOW,
+            Behind::Replay => WINDOW,
             _ => channel.idempotency_window.get(),
         },
         groups: vec![behind.group().to_owned()],
@@ -127,11 +128,13 @@ pub fn unsettled(state: &ChannelState) -> u64 {
     state.groups.iter().map(|group| group.unsettled).sum()
 }
 
-/// Declares whenever there is another occasion, and again until it has succeeded. Ends with the daemon.
+/// Declares whenever there is another occasion, and again until it has succeeded. Whose dead letters are to be taken in is told
+/// to `living`: those of channels on their way out, too. Ends with the daemon.
 pub async fn declare_for_ever(
     mut wanted: watch::Receiver<Option<Arc<Declaration>>>,
+    living: watch::Sender<BTreeMap<String, Channel>>,
     broker: SharedBroker,
-    letters: Letters,
+    letters: DeadLetters,
     reports: mpsc::Sender<Message>,
 ) {
     let mut said = None;
@@ -142,7 +145,10 @@ pub async fn declare_for_ever(
             Some(declaration) => {
                 let outcome = declare(broker.as_ref(), &letters, &declaration).await;
                 let pause = match &outcome {
-                    Ok(_) => None,
+                    Ok(_) => {
+                        live(&living, &declaration);
+                        None
+                    }
                     // The broker's own checks tell of that.
                     Err(Undeclared::Away(why)) => {
                         tracing::debug!(%why, "the channels are not declared yet");
@@ -180,6 +186,19 @@ pub async fn declare_for_ever(
     }
 }
 
+fn live(living: &watch::Sender<BTreeMap<String, Channel>>, declared: &Declaration) {
+    let mut next = declared.channels.clone();
+    if !declared.occasion.last {
+        for (name, channel) in &*living.borrow() {
+            let next = next.entry(name.clone()).or_insert_with(|| channel.clone());
+            for (subscription, of) in &channel.subscriptions {
+                next.subscriptions.entry(subscription.clone()).or_insert_with(|| of.clone());
+            }
+        }
+    }
+    living.send_if_modified(|now| std::mem::replace(now, next.clone()) != next);
+}
+
 /// Why the broker does not have what is wanted.
 #[derive(Debug)]
 enum Undeclared {
@@ -189,7 +208,7 @@ enum Undeclared {
     Refused(String),
 }
 
-async fn declare(broker: &dyn Broker, letters: &Letters, wanted: &Declaration) -> Result<Declared, Undeclared> {
+async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaration) -> Result<Declared, Undeclared> {
     let about = |attempt: String| {
         move |why: BrokerError| match why {
             BrokerError::Unreachable(_) | BrokerError::Unknown(_) => Undeclared::Away(why),
@@ -208,20 +227,20 @@ async fn declare(broker: &dyn Broker, letters: &Letters, wanted: &Declaration) -
             specs.iter().filter(|spec| known.get(&*spec.name).is_some_and(|is| is.partitions > spec.partitions));
         let again = shrinking.flat_map(|spec| together(&spec.name, &states));
         let gone: BTreeSet<&str> = unwanted.chain(again).collect();
+        let counts = if gone.is_empty() { AllCounts::new() } else { letters.counts().await.map_err(unreadable)? };
+        let held = gone.iter().find_map(|name| Some((*name, holds(known[name], &counts)?)));
+        if let Some((name, held)) = held.filter(|_| !wanted.discard) {
+            let why = if names.contains(name) { "is to be made anew" } else { "is not wanted any more" };
+            let channel = Behind::parse(name).map_or(name, |(channel, ..)| channel);
+            return Err(Undeclared::Refused(format!(
+                "the channel {name} {why}, and holds {held}; wait until it is drained (`meshctl channel describe \
+                 {channel}`), or apply with --discard-messages"
+            )));
+        }
         for name in gone {
-            let state = known[name];
-            let count = unsettled(state);
-            if count > 0 && !wanted.discard {
-                let why = if names.contains(name) { "is to have fewer partitions" } else { "is not wanted any more" };
-                let message = format!(
-                    "the channel {name} {why} and holds {count} messages that are not settled; wait until it is drained \
-                     (`meshctl channel describe {name}`), or apply with --discard-messages"
-                );
-                return Err(Undeclared::Refused(message));
-            }
             broker.remove(name).await.map_err(about(format!("remove the channel {name}")))?;
             if let Some((channel, subscription, Behind::Dead)) = Behind::parse(name) {
-                letters.close(channel, subscription).await.map_err(Undeclared::Refused)?;
+                letters.close(channel, subscription).await.map_err(unreadable)?;
             }
             known.remove(name);
             if !names.contains(name) && Behind::parse(name).is_none() {
@@ -247,6 +266,10 @@ async fn declare(broker: &dyn Broker, letters: &Letters, wanted: &Declaration) -
         broker.ensure(&spec).await.map_err(about(attempt))?;
     }
     Ok(declared)
+}
+
+fn unreadable(why: ApiError) -> Undeclared {
+    Undeclared::Refused(why.message)
 }
 
 /// A channel that is made anew begins to count anew, and so must everything that is counted together with it.

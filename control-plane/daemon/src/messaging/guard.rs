@@ -77,7 +77,8 @@ impl Messaging {
 /// The words in which a change is refused.
 pub fn refusal(lost: &[Lost]) -> Option<ApiError> {
     let first = lost.first()?;
-    let each: Vec<String> = lost.iter().map(|lost| format!("{}: it holds {}", lost.loss.what, lost.counted())).collect();
+    let each: Vec<String> =
+        lost.iter().map(|lost| format!("{}: it holds {}", lost.loss.what, lost.counted())).collect();
     let message = format!("nothing was changed, since messages would be lost: {}", each.join("; "));
     let way = match (first.messages, first.dead_letters) {
         (0, _) => "replay or discard the dead letters (`meshctl dlq ls`)".to_owned(),
@@ -127,8 +128,8 @@ mod tests {
     use meshctl_drivers::broker::GroupState;
     use meshctl_model::plan::Held;
 
-    use super::super::Counts;
     use super::*;
+    use crate::dead_letters::Counts;
 
     fn state(name: &str, group: &str, unsettled: u64) -> ChannelState {
         let group = GroupState { name: group.into(), unsettled, ..GroupState::default() };

@@ -11,8 +11,8 @@ use meshctl_api::view::messages::LedgerEntry;
 use meshctl_drivers::broker::ChannelState;
 use meshctl_model::delivery::{Behind, Channel};
 
-use super::Counts;
 use super::lines::{Line, lines};
+use crate::dead_letters::Counts;
 
 /// The store's counts, by channel and subscription.
 pub type AllCounts = BTreeMap<(String, String), Counts>;
@@ -40,7 +40,7 @@ pub fn moving(states: &[ChannelState]) -> Vec<(&str, u64)> {
 
 pub fn entry(channel: &str, subscription: &str, line: &Line<'_>, counts: Counts) -> LedgerEntry {
     let group = line.group.cloned().unwrap_or_default();
-    let accepted = group.accepted + group.rewound;
+    let accepted = group.accepted + group.rewound + counts.imported;
     let processed =
         group.processed + line.waiting().map(|group| group.processed).sum::<u64>() + line.accepted(Behind::Replayed);
     let (in_flight, retrying) = (group.unsettled, line.retrying());
@@ -204,6 +204,13 @@ mod tests {
                     self.counts.issued += 1;
                     self.counts.dead -= 1;
                     Place::Replay
+                }
+                (Place::Parked, 0) => {
+                    // From elsewhere: it was never in the channel.
+                    self.counts.imported += 1;
+                    self.counts.dead += 1;
+                    self.places.push(Place::Dead);
+                    Place::Parked
                 }
                 (Place::Parked, _) => {
                     self.counts.parked -= 1;

@@ -1,12 +1,12 @@
 //! The daemon's half of channels. It declares them at the broker, and shows what becomes of messages; it is in no message's
 //! way: services publish to couriers and receive from them, also while the daemon is away.
 
+pub mod away;
 pub mod channels;
 pub mod couriers;
 pub mod declare;
 pub mod guard;
 mod ledger;
-mod letters;
 mod lines;
 pub mod messages;
 
@@ -22,8 +22,8 @@ use meshctl_model::delivery::{Behind, COURIER};
 use self::channels::{Pause, Wanted};
 use self::couriers::Couriers;
 use self::ledger::AllCounts;
-pub use self::letters::Letters;
 use self::messages::Elsewhere;
+use crate::dead_letters::DeadLetters;
 use crate::state::State;
 
 /// How often the ledger looks again while dead letters are on their way.
@@ -35,7 +35,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub struct Messaging {
     pub broker: SharedBroker,
-    pub letters: Letters,
+    pub letters: DeadLetters,
     pub couriers: Couriers,
 }
 
@@ -137,55 +137,5 @@ pub fn failed(attempt: &str, why: BrokerError) -> ApiError {
         }
         BrokerError::Refused(_) | BrokerError::Lost(_) => ApiError::new(ErrorCode::Conflict, message),
         BrokerError::Damaged(_) => ApiError::new(ErrorCode::Internal, message).hint("see `meshctl logs broker`"),
-    }
-}
-
-/// What the store counts of one subscription, in one transaction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub taken_in: u64,
-    pub dead: u64,
-    pub parked: u64,
-    pub discarded: u64,
-    pub issued: u64,
-}
-pub struct Away;
-type P<'a, T> = meshctl_drivers::Pending<'a, Result<T, BrokerError>>;
-fn away<'a, T: Send + 'a>() -> P<'a, T> {
-    Box::pin(async { Err(BrokerError::Unreachable("not there yet".into())) })
-}
-impl meshctl_drivers::broker::Broker for Away {
-    fn ensure<'a>(&'a self, _: &'a meshctl_drivers::broker::ChannelSpec) -> P<'a, ()> {
-        away()
-    }
-    fn remove<'a>(&'a self, _: &'a str) -> P<'a, ()> {
-        away()
-    }
-    fn publish<'a>(
-        &'a self,
-        _: &'a str,
-        _: Vec<meshctl_drivers::broker::Publish>,
-    ) -> P<'a, Vec<meshctl_drivers::broker::Confirmed>> {
-        away()
-    }
-    fn consume<'a>(&'a self, _: &'a str, _: &'a str, _: u32) -> P<'a, meshctl_drivers::broker::Consumer> {
-        away()
-    }
-    fn seek<'a>(&'a self, _: &'a str, _: &'a str, _: meshctl_drivers::broker::Seek) -> P<'a, ()> {
-        away()
-    }
-    fn pause<'a>(&'a self, _: &'a str, _: &'a str, _: Option<String>) -> P<'a, ()> {
-        away()
-    }
-    fn state(&self) -> P<'_, Vec<ChannelState>> {
-        away()
-    }
-    fn browse<'a>(
-        &'a self,
-        _: &'a str,
-        _: meshctl_drivers::broker::From,
-        _: u32,
-    ) -> P<'a, Vec<meshctl_drivers::broker::Stored>> {
-        away()
     }
 }

@@ -7,12 +7,14 @@ use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::List;
 use meshctl_api::view::messages::{Channel, PauseRequest, PublishRequest, Published};
 use meshctl_model::event::EventSeverity;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Answer, Body, FromShared, Peer, Shared};
+use crate::audit::Deed;
 use crate::control::Message;
 use crate::messaging::channels::{Pause, Wanted};
 use crate::messaging::{failed, messages, wanted};
+use crate::operate::Asked;
 use crate::report::Report;
 
 /// Messages that one request may publish.
@@ -69,12 +71,13 @@ pub async fn publish(
         let message = format!("cannot publish {} messages to {name} at once", request.messages.len());
         return Err(ApiError::new(ErrorCode::Invalid, message).hint(format!("publish at most {AT_ONCE}")).into());
     }
+    let asked = Asked { by: by.clone(), reason: request.reason };
+    let data = json!({"channel": name, "messages": request.messages.len()});
     let compose = |new| messages::compose(&name, &wanted.channels[&name], new, &by, now);
     let composed = request.messages.into_iter().map(compose).collect::<Result<Vec<_>, _>>()?;
-    let confirmed = match shared.messaging.broker.publish(&name, composed).await {
-        Ok(confirmed) => confirmed,
-        Err(why) => return Err(failed(&format!("publish to {name}"), why).into()),
-    };
+    let confirmed = shared.messaging.broker.publish(&name, composed).await;
+    let confirmed = confirmed.map_err(|why| failed(&format!("publish to {name}"), why));
+    let confirmed = audited(&shared, &asked, "channel.publish", &format!("channel/{name}"), data, confirmed).await?;
     let published = confirmed.into_iter().map(|confirmed| Published {
         message_id: confirmed.message_id,
         channel: name.clone(),
@@ -95,7 +98,7 @@ pub async fn pause(
     Body(request): Body<PauseRequest>,
 ) -> Answer<Channel> {
     let pause = Pause::new(&peer.name(), request.reason.as_deref(), Timestamp::now());
-    flow(&shared, &peer.name(), &name, request, Some(pause)).await
+    flow(&shared, peer, &name, request, Some(pause)).await
 }
 
 /// Delivery goes on where it was stopped.
@@ -107,10 +110,11 @@ pub async fn resume(
     Path(name): Path<String>,
     Body(request): Body<PauseRequest>,
 ) -> Answer<Channel> {
-    flow(&shared, &peer.name(), &name, request, None).await
+    flow(&shared, peer, &name, request, None).await
 }
 
-async fn flow(shared: &Shared, by: &str, name: &str, request: PauseRequest, pause: Option<Pause>) -> Answer<Channel> {
+async fn flow(shared: &Shared, peer: Peer, name: &str, request: PauseRequest, pause: Option<Pause>) -> Answer<Channel> {
+    let asked = Asked { by: peer.name(), reason: request.reason };
     let wanted = one(shared, name).await?;
     let known: Vec<String> = wanted.channels[name].subscriptions.keys().cloned().collect();
     let chosen = match &request.subscription {
@@ -128,13 +132,12 @@ async fn flow(shared: &Shared, by: &str, name: &str, request: PauseRequest, paus
     };
     for subscription in chosen {
         let subject = format!("subscription/{name}/{subscription}");
+        let data = json!({"channel": name, "subscription": subscription, "by": asked.by, "reason": asked.reason});
         let outcome = shared.messaging.pause(name, &subscription, pause.as_ref()).await;
-        let data = json!({"channel": name, "subscription": subscription, "by": by, "reason": request.reason});
-        shared.audited(by, action, &subject, request.reason.as_deref(), &outcome, &data).await?;
-        outcome?;
-        let message = match &request.reason {
-            Some(reason) => format!("{by} {word} {name}/{subscription}: {reason}"),
-            None => format!("{by} {word} {name}/{subscription}"),
+        audited(shared, &asked, action, &subject, data.clone(), outcome).await?;
+        let message = match &asked.reason {
+            Some(reason) => format!("{} {word} {name}/{subscription}: {reason}", asked.by),
+            None => format!("{} {word} {name}/{subscription}", asked.by),
         };
         let severity = EventSeverity::Info;
         let report = Report::Happened { severity, kind, subject, message, data };
@@ -142,4 +145,27 @@ async fn flow(shared: &Shared, by: &str, name: &str, request: PauseRequest, paus
         let _ = shared.messages.send(Message::Report(report)).await;
     }
     Ok(Json(seen(shared, &wanted, name).await?))
+}
+
+/// Writes down what was done, or why it was not.
+async fn audited<T>(
+    shared: &Shared,
+    asked: &Asked,
+    action: &'static str,
+    subject: &str,
+    data: Value,
+    outcome: Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    let deed = match &outcome {
+        Ok(_) => Deed::done(asked, action, subject, data),
+        Err(why) => Deed::refused(asked, action, subject, why),
+    };
+    match (outcome, shared.audit.record(deed).await) {
+        // It is done, and nobody would know by whom: that is worth an alarm, and no reason to say that it was not done.
+        (Ok(done), Err(unwritten)) => {
+            tracing::error!(%unwritten, by = asked.by, action, subject, "a deed could not be audited");
+            Ok(done)
+        }
+        (outcome, _) => outcome,
+    }
 }

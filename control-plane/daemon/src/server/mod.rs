@@ -29,7 +29,9 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Audit;
 use crate::control::{Control, Message, Reply};
+use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
 use crate::messaging::Messaging;
 
@@ -41,6 +43,8 @@ pub struct Shared {
     pub runtime: SharedRuntime,
     pub version: Arc<Version>,
     pub messaging: Messaging,
+    pub letters: DeadLetters,
+    pub audit: Audit,
 }
 
 /// An error on its way out.
@@ -82,20 +86,6 @@ impl Shared {
         let ending = || ApiError::new(ErrorCode::Unavailable, "the daemon is ending").hint("try again");
         self.messages.send(message(reply)).await.map_err(|_| ending())?;
         answer.await.map_err(|_| ending())?
-    }
-
-    /// Writes down who did what and why, and what came of it.
-    async fn audited(
-        &self,
-        by: &str,
-        action: &str,
-        subject: &str,
-        reason: Option<&str>,
-        outcome: &Result<(), ApiError>,
-        _data: &serde_json::Value,
-    ) -> Result<(), ApiError> {
-        tracing::info!(by, action, subject, reason, ?outcome, "audited");
-        Ok(())
     }
 
     /// Looks at everything, between two rounds of the control loop.
