@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meshctl_api::error::ApiError;
 use meshctl_api::place;
-use meshctl_api::view::{Accepted, Plan, Registration, Told};
+use meshctl_api::view::{Accepted, Registration, Told};
 use meshctl_drivers::runtime::process::listening_ports;
 use meshctl_model::event::{Event, EventSeverity};
 use meshctl_model::plan::{Phase, Step};
@@ -40,12 +40,13 @@ pub enum Message {
     Look(Look),
     Plan {
         wish: MakeWish,
-        reply: Reply<Plan>,
+        reply: Reply<Planned>,
     },
-    /// `fingerprint`: of the plan that was agreed to.
+    /// `fingerprint`: of the plan that was agreed to. `weighed`: of the plan that is known to lose no messages.
     Accept {
         wish: MakeWish,
         fingerprint: Option<String>,
+        weighed: Option<String>,
         asked: Asked,
         reply: Reply<Accepted>,
     },
@@ -200,9 +201,9 @@ impl Control {
         match message {
             Message::Report(report) => self.state.fold(report, now),
             Message::Look(look) => look(self),
-            Message::Plan { wish, reply } => drop(reply.send(self.plan(wish).map(|planned| planned.plan))),
-            Message::Accept { wish, fingerprint, asked, reply } => {
-                let outcome = self.accept(wish, fingerprint.as_deref(), asked, now);
+            Message::Plan { wish, reply } => drop(reply.send(self.plan(wish))),
+            Message::Accept { wish, fingerprint, weighed, asked, reply } => {
+                let outcome = self.accept(wish, fingerprint.as_deref(), weighed.as_deref(), asked, now);
                 drop(reply.send(outcome));
             }
             Message::Down { asked, reply } => drop(reply.send(Ok(self.state.down(&asked, &mut self.store)))),
@@ -223,6 +224,7 @@ impl Control {
         &mut self,
         wish: MakeWish,
         fingerprint: Option<&str>,
+        weighed: Option<&str>,
         asked: Asked,
         now: Timestamp,
     ) -> Result<Accepted, ApiError> {
@@ -234,6 +236,11 @@ impl Control {
             );
             return Err(ApiError::new(meshctl_api::error::ErrorCode::Conflict, message)
                 .hint("make a new one with `meshctl plan`, look at it, and apply that"));
+        }
+        if planned.may_lose_messages() && weighed != Some(planned.plan.fingerprint.as_str()) {
+            let message =
+                "nothing was changed: somebody else changed the system meanwhile, and messages might be lost now";
+            return Err(ApiError::new(meshctl_api::error::ErrorCode::Conflict, message).hint("try again"));
         }
         self.state.accept(planned, asked, &mut self.store, now)
     }

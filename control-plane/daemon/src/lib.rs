@@ -111,8 +111,9 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let messaging = Messaging { broker: Arc::clone(&broker), letters: letters.clone(), couriers: Couriers::default() };
     let (declaration, declarations) = watch::channel(None);
     let (living, lives) = watch::channel(BTreeMap::new());
-    letters.start(Arc::clone(&broker), lives);
-    tokio::spawn(declare_for_ever(declarations, living, broker, letters.clone(), sender.clone()));
+    letters.start(broker, lives);
+    let kept = dir.join(meshctl_model::delivery::BROKER);
+    tokio::spawn(declare_for_ever(declarations, living, messaging.clone(), kept, sender.clone()));
     let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
 
     let socket = SocketPath::inside(&dir, place::SOCKET).map_err(file("open", &dir))?;

@@ -6,16 +6,18 @@
 //! the former revision still consume. When the last of them is gone, what is not wanted any more goes too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use meshctl_api::error::ApiError;
-use meshctl_drivers::broker::{Broker, BrokerError, ChannelSpec, ChannelState, Seek, SharedBroker};
+use meshctl_drivers::broker::{Broker, BrokerError, ChannelSpec, ChannelState, Seek};
 use meshctl_model::delivery::{BROKER, Behind, COURIER, Channel};
 use meshctl_model::instance::ProcessId;
 use meshctl_model::plan::Phase;
 use tokio::sync::{mpsc, watch};
 
+use super::Messaging;
 use super::guard::holds;
 use super::ledger::AllCounts;
 use crate::control::Message;
@@ -35,8 +37,8 @@ const LATER: Duration = Duration::from_secs(5);
 pub struct Occasion {
     /// Rises each time that an operator asks for something.
     pub asked: u64,
-    /// The process that is told.
-    pub broker: ProcessId,
+    /// The process that is told; `None` when there is to be none any more, and what it has kept may go.
+    pub broker: Option<ProcessId>,
     /// No courier of another form is left: what is not wanted any more may go.
     pub last: bool,
 }
@@ -61,13 +63,19 @@ impl State {
     /// Why channels are to be declared now; `None` while there is no broker to tell, and when the system goes down, which
     /// takes no messages with it.
     pub fn occasion(&self) -> Option<Occasion> {
-        if self.going_down || !self.desired.services.contains_key(BROKER) {
+        if self.going_down || self.desired.gateway.is_none() {
             return None;
         }
-        let broker = self.observed.of(BROKER).find(|broker| broker.phase == Phase::Ready)?.process.clone()?;
+        let asked = self.asked;
+        if !self.desired.services.contains_key(BROKER) {
+            // Without channels there is no broker. What it has kept stays for when it is wanted again.
+            let gone = self.observed.of(BROKER).next().is_none();
+            return (gone && self.discard_messages).then_some(Occasion { asked, broker: None, last: true });
+        }
+        let broker = self.observed.of(BROKER).find(|broker| broker.phase == Phase::Ready)?.process.clone();
         let couriers = self.desired.services.get(COURIER).map(|courier| courier.hash.as_str());
         let last = self.observed.of(COURIER).all(|courier| Some(courier.hash.as_str()) == couriers);
-        Some(Occasion { asked: self.asked, broker, last })
+        broker.is_some().then_some(Occasion { asked, broker, last })
     }
 
     pub fn declaration(&self) -> Option<Declaration> {
@@ -129,21 +137,25 @@ pub fn unsettled(state: &ChannelState) -> u64 {
 }
 
 /// Declares whenever there is another occasion, and again until it has succeeded. Whose dead letters are to be taken in is told
-/// to `living`: those of channels on their way out, too. Ends with the daemon.
+/// to `living`: those of channels on their way out, too. `kept` is the broker's folder. Ends with the daemon.
 pub async fn declare_for_ever(
     mut wanted: watch::Receiver<Option<Arc<Declaration>>>,
     living: watch::Sender<BTreeMap<String, Channel>>,
-    broker: SharedBroker,
-    letters: DeadLetters,
+    messaging: Messaging,
+    kept: PathBuf,
     reports: mpsc::Sender<Message>,
 ) {
+    let (broker, letters) = (messaging.broker, messaging.letters);
     let mut said = None;
     loop {
         let declaration = wanted.borrow_and_update().clone();
         let pause = match declaration {
             None => None,
             Some(declaration) => {
-                let outcome = declare(broker.as_ref(), &letters, &declaration).await;
+                let outcome = match declaration.occasion.broker {
+                    Some(_) => declare(broker.as_ref(), &letters, &declaration).await,
+                    None => give_up(&letters, &kept).await,
+                };
                 let pause = match &outcome {
                     Ok(_) => {
                         live(&living, &declaration);
@@ -266,6 +278,19 @@ async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaratio
         broker.ensure(&spec).await.map_err(about(attempt))?;
     }
     Ok(declared)
+}
+
+/// Everything that the broker has kept is discarded, and the store begins anew with it.
+async fn give_up(letters: &DeadLetters, kept: &Path) -> Result<Declared, Undeclared> {
+    for (channel, subscription) in letters.counts().await.map_err(unreadable)?.into_keys() {
+        letters.close(&channel, &subscription).await.map_err(unreadable)?;
+    }
+    match tokio::fs::remove_dir_all(kept).await {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
+            Err(Undeclared::Refused(format!("cannot remove {}: {why}", kept.display())))
+        }
+        _ => Ok(Declared::default()),
+    }
 }
 
 fn unreadable(why: ApiError) -> Undeclared {
