@@ -3,6 +3,7 @@
 //! A failure is always an [`ApiError`], whether the daemon refused or could not be reached, so that a caller maps one
 //! type to one exit status.
 
+mod deadletters;
 mod failure;
 mod lines;
 mod watch;
@@ -23,6 +24,7 @@ use crate::view::{
     RestartRequest, Revision, Route, ScaleRequest, Service, Status, UndoRequest, Version,
 };
 
+pub use deadletters::{DeadLetterAction, Export, ReplayAction};
 pub use lines::Logs;
 pub use watch::{Heard, Watch};
 

@@ -36,7 +36,9 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::audit::Audit;
 use crate::control::{Control, Ended, Message};
+use crate::dead_letters::DeadLetters;
 use crate::execute::Executor;
 use crate::hub::Hub;
 use crate::server::Shared;
@@ -87,7 +89,16 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let runtime: SharedRuntime = Arc::new(ProcessRuntime::new(&dir, executable.clone()).map_err(file("use", &dir))?);
     adopt::adopt(&mut state, &runtime).await?;
 
+    let (letters, damaged) = dead_letters::store::Store::open(&dir.join(place::DEAD_LETTERS))?;
+    if let Some(aside) = damaged {
+        let message =
+            format!("the dead letters were damaged and are set aside as {aside}; new ones are kept from now on");
+        state.warn("deadletters.damaged", "deadletters".into(), message);
+    }
+
     let (sender, messages) = mpsc::channel(INBOX);
+    let audit = Audit::new(letters.clone());
+    let dead_letters = DeadLetters::new(letters, sender.clone());
     let hub = Hub::default();
     let executor = Executor { runtime: Arc::clone(&runtime), state_dir: dir.clone(), reports: sender.clone() };
     let build = meshctl_api::build::build().to_owned();
@@ -104,7 +115,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         started_at: Timestamp::now(),
         state_dir: dir.display().to_string(),
     };
-    let shared = Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version) };
+    let shared = Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), dead_letters, audit };
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;
     tracing::info!(state_dir = %dir.display(), "the daemon listens");
