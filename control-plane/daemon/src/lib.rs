@@ -84,14 +84,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let dir = absolute(&options.state_dir)?;
     let lock = own(&dir)?;
     let (store, remembered, damaged) = remember(&dir.join(place::STORE))?;
-    let (letters, damaged_letters) = dead_letters::store::Store::open(&dir.join("deadletters.db"))?;
-    let audit = Audit::new(letters.clone());
     let mut state = State::restore(remembered, offset(&dir));
-    if let Some(aside) = damaged_letters {
-        let message =
-            format!("the dead letters were damaged and are set aside as {aside}; new ones are kept from now on");
-        state.warn("deadletters.damaged", "system".into(), message);
-    }
     if let Some(aside) = damaged {
         let message = format!("the state was damaged and is set aside as {aside}; what runs is not known and is ended");
         state.warn("store.damaged", "system".into(), message);
@@ -102,16 +95,25 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let runtime: SharedRuntime = Arc::new(ProcessRuntime::new(&dir, executable.clone()).map_err(file("use", &dir))?);
     adopt::adopt(&mut state, &runtime).await?;
 
+    let (letters, damaged) = dead_letters::store::Store::open(&dir.join(place::DEAD_LETTERS))?;
+    if let Some(aside) = damaged {
+        let message =
+            format!("the dead letters were damaged and are set aside as {aside}; new ones are kept from now on");
+        state.warn("deadletters.damaged", "deadletters".into(), message);
+    }
+
     let (sender, messages) = mpsc::channel(INBOX);
+    let audit = Audit::new(letters.clone());
+    let dead_letters = DeadLetters::new(letters, sender.clone());
     let hub = Hub::default();
     let executor = Executor { runtime: Arc::clone(&runtime), state_dir: dir.clone(), reports: sender.clone() };
     let build = meshctl_api::build::build().to_owned();
     let broker: SharedBroker = Arc::new(messaging::away::Away);
-    let letters = DeadLetters::new(letters, sender.clone());
-    let messaging = Messaging { broker: Arc::clone(&broker), letters: letters.clone(), couriers: Couriers::default() };
+    let messaging =
+        Messaging { broker: Arc::clone(&broker), letters: dead_letters.clone(), couriers: Couriers::default() };
     let (declaration, declarations) = watch::channel(None);
     let (living, lives) = watch::channel(BTreeMap::new());
-    letters.start(broker, lives);
+    dead_letters.start(broker, lives);
     let kept = dir.join(meshctl_model::delivery::BROKER);
     tokio::spawn(declare_for_ever(declarations, living, messaging.clone(), kept, sender.clone()));
     let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
@@ -129,7 +131,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     };
     let couriers = messaging.couriers.clone();
     let shared =
-        Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging, letters, audit };
+        Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging, dead_letters, audit };
     tokio::spawn(ask_for_ever(shared.clone(), couriers));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;

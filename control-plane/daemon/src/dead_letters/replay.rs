@@ -197,7 +197,7 @@ pub fn next(state: State, progress: &Progress, pace: &mut Pace, now: Timestamp) 
     }
 }
 
-/// A rate that is kept: what was not used for a quarter of a second is gone.
+/// A rate that is kept: what was not used for a quarter of a second is gone, but for two letters.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     per_s: Option<f64>,
@@ -216,7 +216,7 @@ impl Pace {
         let Some(per_s) = self.per_s else { return Ok(wanted) };
         let passed = now.duration_since(self.at).as_secs_f64().max(0.0);
         self.at = now;
-        self.credit = (self.credit + passed * per_s).min((per_s / 4.0).max(1.0));
+        self.credit = (self.credit + passed * per_s).min((per_s / 4.0).max(2.0));
         if self.credit < 1.0 {
             // A slow clock or a tiny rate must not make this a day, nor a rounding error a busy loop.
             return Err(Duration::from_secs_f64(((1.0 - self.credit) / per_s).clamp(0.001, 60.0)));
@@ -248,10 +248,10 @@ mod tests {
                 let mut pace = Pace::new(Some(per_s), at(0));
                 let issued: u32 =
                     (0..10_000).step_by(step_ms).map(|ms| pace.take(BATCH, at(ms)).unwrap_or_default()).sum();
-                let most = per_s * 10.0 + 1.0;
+                let most = per_s * 10.0 + 2.0;
                 assert!(f64::from(issued) <= most, "{issued} in 10 s at {per_s}/s, looking each {step_ms} ms");
                 let step_s = step_ms as f64 / 1000.0;
-                let possible = per_s.min(f64::from(BATCH) / step_s).min((per_s / 4.0).max(1.0) / step_s);
+                let possible = per_s.min(f64::from(BATCH) / step_s).min((per_s / 4.0).max(2.0) / step_s);
                 assert!(f64::from(issued) >= possible * 9.0 - 2.0, "{issued} at {per_s}/s, each {step_ms} ms");
             }
         }

@@ -12,6 +12,7 @@ use meshctl_api::error::{ApiError, ErrorCode};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::sql;
 use crate::store::StoreError;
 
 /// Rises when the tables change.
@@ -200,31 +201,32 @@ fn employ(name: &str, mut connection: Connection) -> std::io::Result<mpsc::Sende
 /// One connection to write and one to read.
 fn connect(path: &Path) -> Result<(Connection, Connection), StoreError> {
     let shown = path.display().to_string();
-    let sql = |attempt| {
+    let failed = |attempt| {
         let path = shown.clone();
         move |source| StoreError::Sql { attempt, path, source }
     };
-    let writer = Connection::open(path).map_err(sql("open"))?;
+    let writer = Connection::open(path).map_err(failed("open"))?;
     crate::store::restrict(path);
-    let found = prepare(&writer).map_err(sql("read"))?;
+    let found = prepare(&writer).map_err(failed("read"))?;
     match found {
         0 => {
             let schema = format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
-            writer.execute_batch(&schema).map_err(sql("create"))?;
+            writer.execute_batch(&schema).map_err(failed("create"))?;
         }
         SCHEMA_VERSION => {}
         _ => return Err(StoreError::Newer { path: shown, found }),
     }
     // A page that is broken would otherwise be found when somebody is told that his message is there.
-    writer.query_row("SELECT count(*) FROM letters", [], |row| row.get::<_, u64>(0)).map_err(sql("read"))?;
+    writer.query_row("SELECT count(*) FROM letters", [], |row| row.get::<_, u64>(0)).map_err(failed("read"))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let reader = Connection::open_with_flags(path, flags).map_err(sql("open"))?;
-    reader.busy_timeout(Duration::from_secs(5)).map_err(sql("open"))?;
+    let reader = Connection::open_with_flags(path, flags).map_err(failed("open"))?;
+    reader.busy_timeout(Duration::from_secs(5)).and_then(|()| sql::teach(&reader)).map_err(failed("open"))?;
     Ok((writer, reader))
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
     connection.busy_timeout(Duration::from_secs(5))?;
+    sql::teach(connection)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -248,6 +250,7 @@ pub fn timestamp(nanos: i64) -> Timestamp {
 pub fn in_memory() -> Connection {
     let connection = Connection::open_in_memory().expect("opens");
     connection.execute_batch(SCHEMA).expect("the tables are made");
+    sql::teach(&connection).expect("it learns");
     connection.set_prepared_statement_cache_capacity(64);
     connection
 }

@@ -1,14 +1,17 @@
 //! Listens: one file for each group of calls. A handler turns a request into a message for the control loop and its answer
 //! into a response; it holds no state of its own.
 
+mod audit;
 mod changes;
 mod channels;
+mod deadletters;
 mod ledger;
 mod logs;
 mod looks;
 mod messages;
 mod metrics;
 mod registry;
+mod replays;
 mod watch;
 
 use std::sync::Arc;
@@ -43,7 +46,7 @@ pub struct Shared {
     pub runtime: SharedRuntime,
     pub version: Arc<Version>,
     pub messaging: Messaging,
-    pub letters: DeadLetters,
+    pub dead_letters: DeadLetters,
     pub audit: Audit,
 }
 
@@ -137,6 +140,19 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(deadletters::list))
+        .routes(routes!(deadletters::show))
+        .routes(routes!(deadletters::discard))
+        .routes(routes!(deadletters::park))
+        .routes(routes!(deadletters::restore))
+        .routes(routes!(deadletters::export))
+        .routes(routes!(deadletters::import))
+        .routes(routes!(replays::list, replays::create))
+        .routes(routes!(replays::show))
+        .routes(routes!(replays::pause))
+        .routes(routes!(replays::resume))
+        .routes(routes!(replays::cancel))
+        .routes(routes!(audit::audit))
 }
 
 /// The document that is served at `/openapi.json` and kept in `control-plane/api/openapi.json`.
