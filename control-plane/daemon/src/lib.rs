@@ -4,10 +4,13 @@
 //! else sends it messages and holds snapshots.
 
 mod adopt;
+mod audit;
 mod control;
+mod dead_letters;
 mod execute;
 mod gateways;
 mod hub;
+mod messaging;
 mod monitor;
 mod operate;
 mod report;
@@ -19,6 +22,7 @@ mod state;
 mod store;
 mod view;
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -28,15 +32,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::place::{self, DaemonRecord, SocketPath};
+use meshctl_drivers::broker::SharedBroker;
 use meshctl_drivers::runtime::process::{ProcessRuntime, process_id};
 use meshctl_drivers::runtime::{RuntimeError, SharedRuntime};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::audit::Audit;
 use crate::control::{Control, Ended, Message};
+use crate::dead_letters::DeadLetters;
 use crate::execute::Executor;
 use crate::hub::Hub;
+use crate::messaging::Messaging;
+use crate::messaging::couriers::{Couriers, ask_for_ever};
+use crate::messaging::declare::declare_for_ever;
 use crate::server::Shared;
 use crate::state::State;
 use crate::store::{Remembered, Store, StoreError};
@@ -85,11 +95,28 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let runtime: SharedRuntime = Arc::new(ProcessRuntime::new(&dir, executable.clone()).map_err(file("use", &dir))?);
     adopt::adopt(&mut state, &runtime).await?;
 
+    let (letters, damaged) = dead_letters::store::Store::open(&dir.join(place::DEAD_LETTERS))?;
+    if let Some(aside) = damaged {
+        let message =
+            format!("the dead letters were damaged and are set aside as {aside}; new ones are kept from now on");
+        state.warn("deadletters.damaged", "deadletters".into(), message);
+    }
+
     let (sender, messages) = mpsc::channel(INBOX);
+    let audit = Audit::new(letters.clone());
+    let dead_letters = DeadLetters::new(letters, sender.clone());
     let hub = Hub::default();
     let executor = Executor { runtime: Arc::clone(&runtime), state_dir: dir.clone(), reports: sender.clone() };
     let build = meshctl_api::build::build().to_owned();
-    let control = Control::new(state, store, hub.clone(), executor, build.clone());
+    let broker: SharedBroker = Arc::new(messaging::away::Away);
+    let messaging =
+        Messaging { broker: Arc::clone(&broker), letters: dead_letters.clone(), couriers: Couriers::default() };
+    let (declaration, declarations) = watch::channel(None);
+    let (living, lives) = watch::channel(BTreeMap::new());
+    dead_letters.start(broker, lives);
+    let kept = dir.join(meshctl_model::delivery::BROKER);
+    tokio::spawn(declare_for_ever(declarations, living, messaging.clone(), kept, sender.clone()));
+    let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
 
     let socket = SocketPath::inside(&dir, place::SOCKET).map_err(file("open", &dir))?;
     let listener = listen(socket.as_path())?;
@@ -102,7 +129,10 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         started_at: Timestamp::now(),
         state_dir: dir.display().to_string(),
     };
-    let shared = Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version) };
+    let couriers = messaging.couriers.clone();
+    let shared =
+        Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging, dead_letters, audit };
+    tokio::spawn(ask_for_ever(shared.clone(), couriers));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;
     tracing::info!(state_dir = %dir.display(), "the daemon listens");
@@ -149,12 +179,8 @@ fn remember(path: &Path) -> Result<(Store, Remembered, Option<String>), StoreErr
     match open() {
         Ok((store, remembered)) => Ok((store, remembered, None)),
         Err(why) if why.is_damage() => {
-            let aside = format!("{}.damaged-{}", path.display(), Timestamp::now().as_second());
-            tracing::error!(%why, aside, "setting a damaged state aside");
-            let _ = std::fs::rename(path, &aside);
-            for suffix in ["-wal", "-shm"] {
-                let _ = std::fs::rename(format!("{}{suffix}", path.display()), format!("{aside}{suffix}"));
-            }
+            tracing::error!(%why, "setting a damaged state aside");
+            let aside = store::set_aside(path);
             let (store, remembered) = open()?;
             Ok((store, remembered, Some(aside)))
         }

@@ -51,6 +51,8 @@ pub enum StoreError {
     Newer { path: String, found: i64 },
     #[error("{path} holds something that this version cannot read: {what}")]
     Unreadable { path: String, what: String },
+    #[error("cannot start a thread for {path}: {source}")]
+    Thread { path: String, source: std::io::Error },
 }
 
 impl StoreError {
@@ -60,7 +62,7 @@ impl StoreError {
         match self {
             Self::Sql { source, .. } => matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
             Self::Unreadable { .. } => true,
-            Self::Newer { .. } => false,
+            Self::Newer { .. } | Self::Thread { .. } => false,
         }
     }
 }
@@ -73,6 +75,9 @@ pub struct RevisionBody {
     /// The operator's variables that it was made with.
     pub environment: BTreeMap<String, String>,
     pub desired: Desired,
+    /// Messages may be lost on the way to it.
+    #[serde(default)]
+    pub discard_messages: bool,
 }
 
 /// A revision without its body.
@@ -289,11 +294,21 @@ impl Store {
 }
 
 /// The file holds what the topology's variables were, which may be secrets.
-fn restrict(path: &Path) {
+pub fn restrict(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     if let Err(why) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
         tracing::warn!(path = %path.display(), %why, "cannot make the state private");
     }
+}
+
+/// Gives a damaged file another name, which is returned, so that a new one can be begun.
+pub fn set_aside(path: &Path) -> String {
+    let aside = format!("{}.damaged-{}", path.display(), Timestamp::now().as_second());
+    let _ = std::fs::rename(path, &aside);
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::rename(format!("{}{suffix}", path.display()), format!("{aside}{suffix}"));
+    }
+    aside
 }
 
 fn write_all(to: &Transaction, changes: &Changes) -> rusqlite::Result<()> {

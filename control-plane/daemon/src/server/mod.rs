@@ -1,11 +1,17 @@
 //! Listens: one file for each group of calls. A handler turns a request into a message for the control loop and its answer
 //! into a response; it holds no state of its own.
 
+mod audit;
 mod changes;
+mod channels;
+mod deadletters;
+mod ledger;
 mod logs;
 mod looks;
+mod messages;
 mod metrics;
 mod registry;
+mod replays;
 mod watch;
 
 use std::sync::Arc;
@@ -26,8 +32,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Audit;
 use crate::control::{Control, Message, Reply};
+use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
+use crate::messaging::Messaging;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -36,6 +45,9 @@ pub struct Shared {
     pub hub: Hub,
     pub runtime: SharedRuntime,
     pub version: Arc<Version>,
+    pub messaging: Messaging,
+    pub dead_letters: DeadLetters,
+    pub audit: Audit,
 }
 
 /// An error on its way out.
@@ -119,7 +131,28 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(changes::undo))
         .routes(routes!(changes::down))
         .routes(routes!(changes::handover))
+        .routes(routes!(channels::channels))
+        .routes(routes!(channels::channel))
+        .routes(routes!(channels::publish))
+        .routes(routes!(channels::pause))
+        .routes(routes!(channels::resume))
+        .routes(routes!(ledger::ledger))
+        .routes(routes!(messages::messages))
+        .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(deadletters::list))
+        .routes(routes!(deadletters::show))
+        .routes(routes!(deadletters::discard))
+        .routes(routes!(deadletters::park))
+        .routes(routes!(deadletters::restore))
+        .routes(routes!(deadletters::export))
+        .routes(routes!(deadletters::import))
+        .routes(routes!(replays::list, replays::create))
+        .routes(routes!(replays::show))
+        .routes(routes!(replays::pause))
+        .routes(routes!(replays::resume))
+        .routes(routes!(replays::cancel))
+        .routes(routes!(audit::audit))
 }
 
 /// The document that is served at `/openapi.json` and kept in `control-plane/api/openapi.json`.
