@@ -3,9 +3,9 @@
 //! A failure is always an [`ApiError`], whether the daemon refused or could not be reached, so that a caller maps one
 //! type to one exit status.
 
-mod deadletters;
 mod failure;
 mod lines;
+mod messages;
 mod watch;
 
 use std::path::Path;
@@ -24,8 +24,8 @@ use crate::view::{
     RestartRequest, Revision, Route, ScaleRequest, Service, Status, UndoRequest, Version,
 };
 
-pub use deadletters::{DeadLetterAction, Export, ReplayAction};
 pub use lines::Logs;
+pub use messages::{Export, Messages};
 pub use watch::{Heard, Watch};
 
 /// How long an answer may take. Streams have no such limit: they begin within it and go on.

@@ -8,16 +8,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meshctl_api::error::ApiError;
 use meshctl_api::place;
-use meshctl_api::view::{Accepted, Plan, Registration, Told};
+use meshctl_api::view::{Accepted, Registration, Told};
 use meshctl_drivers::runtime::process::listening_ports;
 use meshctl_model::event::{Event, EventSeverity};
 use meshctl_model::plan::{Phase, Step};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::execute::{Executor, Round, SharedGateway};
 use crate::gateways;
 use crate::hub::Hub;
+use crate::messaging::declare::Declaration;
 use crate::monitor::Monitor;
 use crate::operate::{Asked, Planned, Wish, unwritable};
 use crate::report::Report;
@@ -39,12 +40,13 @@ pub enum Message {
     Look(Look),
     Plan {
         wish: MakeWish,
-        reply: Reply<Plan>,
+        reply: Reply<Planned>,
     },
-    /// `fingerprint`: of the plan that was agreed to.
+    /// `fingerprint`: of the plan that was agreed to. `weighed`: of the plan that is known to lose no messages.
     Accept {
         wish: MakeWish,
         fingerprint: Option<String>,
+        weighed: Option<String>,
         asked: Asked,
         reply: Reply<Accepted>,
     },
@@ -92,6 +94,8 @@ pub struct Control {
     pub executor: Executor,
     pub monitors: BTreeMap<String, Monitor>,
     drivers: BTreeMap<String, SharedGateway>,
+    /// What channels the broker is to have.
+    declaration: watch::Sender<Option<Arc<Declaration>>>,
     build: String,
     /// Steps begun since the start.
     steps: u64,
@@ -100,7 +104,14 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(state: State, store: Store, hub: Hub, executor: Executor, build: String) -> Self {
+    pub fn new(
+        state: State,
+        store: Store,
+        hub: Hub,
+        executor: Executor,
+        declaration: watch::Sender<Option<Arc<Declaration>>>,
+        build: String,
+    ) -> Self {
         Self {
             state,
             store,
@@ -108,6 +119,7 @@ impl Control {
             executor,
             monitors: BTreeMap::new(),
             drivers: BTreeMap::new(),
+            declaration,
             build,
             steps: 0,
             unwritable: false,
@@ -189,9 +201,9 @@ impl Control {
         match message {
             Message::Report(report) => self.state.fold(report, now),
             Message::Look(look) => look(self),
-            Message::Plan { wish, reply } => drop(reply.send(self.plan(wish).map(|planned| planned.plan))),
-            Message::Accept { wish, fingerprint, asked, reply } => {
-                let outcome = self.accept(wish, fingerprint.as_deref(), asked, now);
+            Message::Plan { wish, reply } => drop(reply.send(self.plan(wish))),
+            Message::Accept { wish, fingerprint, weighed, asked, reply } => {
+                let outcome = self.accept(wish, fingerprint.as_deref(), weighed.as_deref(), asked, now);
                 drop(reply.send(outcome));
             }
             Message::Down { asked, reply } => drop(reply.send(Ok(self.state.down(&asked, &mut self.store)))),
@@ -212,6 +224,7 @@ impl Control {
         &mut self,
         wish: MakeWish,
         fingerprint: Option<&str>,
+        weighed: Option<&str>,
         asked: Asked,
         now: Timestamp,
     ) -> Result<Accepted, ApiError> {
@@ -224,6 +237,11 @@ impl Control {
             return Err(ApiError::new(meshctl_api::error::ErrorCode::Conflict, message)
                 .hint("make a new one with `meshctl plan`, look at it, and apply that"));
         }
+        if planned.may_lose_messages() && weighed != Some(planned.plan.fingerprint.as_str()) {
+            let message =
+                "nothing was changed: somebody else changed the system meanwhile, and messages might be lost now";
+            return Err(ApiError::new(meshctl_api::error::ErrorCode::Conflict, message).hint("try again"));
+        }
         self.state.accept(planned, asked, &mut self.store, now)
     }
 
@@ -234,6 +252,7 @@ impl Control {
             gateways::templates(self.state.desired.gateway.as_ref(), &self.executor.state_dir, &self.build);
         let begun = self.state.next_steps(now, || listening_ports().unwrap_or_default());
         self.watch();
+        self.declare();
         let touched = self.state.untold.services.clone();
         self.state.settle(&touched);
         self.write();
@@ -291,6 +310,15 @@ impl Control {
                 let monitor = Monitor::start(&self.executor, instance.spec.clone(), ready);
                 self.monitors.insert(id.clone(), monitor);
             }
+        }
+    }
+
+    /// Another occasion is another declaration.
+    fn declare(&self) {
+        let occasion = self.state.occasion();
+        let known = self.declaration.borrow().as_ref().map(|declaration| declaration.occasion.clone());
+        if occasion != known {
+            self.declaration.send_replace(self.state.declaration().map(Arc::new));
         }
     }
 

@@ -10,6 +10,7 @@ mod dead_letters;
 mod execute;
 mod gateways;
 mod hub;
+mod messaging;
 mod monitor;
 mod operate;
 mod report;
@@ -21,6 +22,7 @@ mod state;
 mod store;
 mod view;
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -30,17 +32,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::place::{self, DaemonRecord, SocketPath};
+use meshctl_drivers::broker::SharedBroker;
 use meshctl_drivers::runtime::process::{ProcessRuntime, process_id};
 use meshctl_drivers::runtime::{RuntimeError, SharedRuntime};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
 use crate::control::{Control, Ended, Message};
 use crate::dead_letters::DeadLetters;
 use crate::execute::Executor;
 use crate::hub::Hub;
+use crate::messaging::Messaging;
+use crate::messaging::couriers::{Couriers, ask_for_ever};
+use crate::messaging::declare::declare_for_ever;
 use crate::server::Shared;
 use crate::state::State;
 use crate::store::{Remembered, Store, StoreError};
@@ -102,7 +108,15 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let hub = Hub::default();
     let executor = Executor { runtime: Arc::clone(&runtime), state_dir: dir.clone(), reports: sender.clone() };
     let build = meshctl_api::build::build().to_owned();
-    let control = Control::new(state, store, hub.clone(), executor, build.clone());
+    let broker: SharedBroker = Arc::new(messaging::away::Away);
+    let messaging =
+        Messaging { broker: Arc::clone(&broker), letters: dead_letters.clone(), couriers: Couriers::default() };
+    let (declaration, declarations) = watch::channel(None);
+    let (living, lives) = watch::channel(BTreeMap::new());
+    dead_letters.start(broker, lives);
+    let kept = dir.join(meshctl_model::delivery::BROKER);
+    tokio::spawn(declare_for_ever(declarations, living, messaging.clone(), kept, sender.clone()));
+    let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
 
     let socket = SocketPath::inside(&dir, place::SOCKET).map_err(file("open", &dir))?;
     let listener = listen(socket.as_path())?;
@@ -115,7 +129,10 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         started_at: Timestamp::now(),
         state_dir: dir.display().to_string(),
     };
-    let shared = Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), dead_letters, audit };
+    let couriers = messaging.couriers.clone();
+    let shared =
+        Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging, dead_letters, audit };
+    tokio::spawn(ask_for_ever(shared.clone(), couriers));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;
     tracing::info!(state_dir = %dir.display(), "the daemon listens");

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::{Accepted, Plan, PlanStep, Registration};
 use meshctl_drivers::registry as drivers;
+use meshctl_model::delivery::{BROKER, COURIER};
 use meshctl_model::load::Sources;
-use meshctl_model::plan::{Desired, Overlay, Phase, Ports, changes, fingerprint, render};
+use meshctl_model::plan::{Desired, DesiredService, Loss, Overlay, Phase, Ports, changes, fingerprint, losses, render};
 use meshctl_model::topology::Topology;
 use serde_json::json;
 
@@ -36,6 +37,8 @@ pub struct Wish {
     pub environment: BTreeMap<String, String>,
     /// What the history says where the operator gives no reason: `orders=4`.
     pub detail: Option<String>,
+    /// Messages may be lost by it.
+    pub discard_messages: bool,
 }
 
 /// A wish with everything that follows from it. Nothing has changed yet.
@@ -45,6 +48,19 @@ pub struct Planned {
     desired: Desired,
     ports: Ports,
     pub plan: Plan,
+    /// What it may lose messages by.
+    pub losses: Vec<Loss>,
+}
+
+impl Planned {
+    /// Whether it has to be looked up what the broker holds, before it is accepted.
+    pub fn may_lose_messages(&self) -> bool {
+        !self.losses.is_empty() && !self.wish.discard_messages
+    }
+
+    pub fn discards_messages(&self) -> bool {
+        self.wish.discard_messages
+    }
 }
 
 impl State {
@@ -52,10 +68,15 @@ impl State {
     pub fn wish_topology(&self, topology: Topology, sources: Sources) -> Wish {
         let mut overlay = self.overlay.clone();
         let names = |name: &String| topology.services.get(name);
-        overlay.replicas.retain(|name, _| names(name).is_some_and(|service| service.replicas.is_none()));
-        overlay.restarts.retain(|name, _| names(name).is_some());
+        let ours = |name: &str| !topology.channels.is_empty() && [BROKER, COURIER].contains(&name);
+        let couriers = topology.providers.couriers.instances;
+        overlay.replicas.retain(|name, _| match names(name) {
+            Some(service) => service.replicas.is_none(),
+            None => ours(name) && couriers.is_none(),
+        });
+        overlay.restarts.retain(|name, _| names(name).is_some() || ours(name));
         let environment = sources.environment.clone();
-        Wish { topology, overlay, cause: "apply", sources, environment, detail: None }
+        Wish { topology, overlay, cause: "apply", sources, environment, detail: None, discard_messages: false }
     }
 
     /// # Errors
@@ -66,10 +87,15 @@ impl State {
         for (service, count) in replicas {
             said.push(format!("{service}={count}"));
             let known = self.known_service(&service)?;
-            if let Some(port) = known.fixed_port().filter(|_| count > 1) {
+            if let Some(port) = known.template.fixed_port.filter(|_| count > 1) {
                 let message =
                     format!("cannot scale {service} to {count}: its port {port} is fixed, and only one can have it");
                 return Err(ApiError::new(ErrorCode::Invalid, message).hint("write `port: auto` in the topology"));
+            }
+            if known.template.exclusive && count != 1 {
+                let message =
+                    format!("cannot scale {service} to {count}: there is exactly one, which keeps what it has");
+                return Err(ApiError::new(ErrorCode::Invalid, message));
             }
             if count > 1000 {
                 let message = format!("cannot scale {service} to {count}: a service has at most 1000 instances");
@@ -93,7 +119,8 @@ impl State {
 
     fn wish_again(&self, overlay: Overlay, cause: &'static str, detail: String) -> Wish {
         let (topology, environment) = (self.topology.clone(), self.environment.clone());
-        Wish { topology, overlay, cause, sources: Sources::default(), environment, detail: Some(detail) }
+        let (sources, detail) = (Sources::default(), Some(detail));
+        Wish { topology, overlay, cause, sources, environment, detail, discard_messages: false }
     }
 
     /// # Errors
@@ -126,7 +153,8 @@ impl State {
         // A restart cannot be undone, and going back is no reason for another.
         overlay.restarts.clone_from(&self.overlay.restarts);
         let detail = Some(format!("to revision {}", row.revision));
-        Ok(Wish { topology, overlay, cause: "undo", sources: Sources::default(), environment, detail })
+        let sources = Sources::default();
+        Ok(Wish { topology, overlay, cause: "undo", sources, environment, detail, discard_messages: false })
     }
 
     /// Whether a revision wants something else than the present one, restarts aside.
@@ -134,8 +162,8 @@ impl State {
         body.topology != self.topology || body.overlay.replicas != self.overlay.replicas
     }
 
-    fn known_service(&self, name: &str) -> Result<&meshctl_model::topology::Service, ApiError> {
-        self.topology.services.get(name).filter(|_| !self.desired.services.is_empty()).ok_or_else(|| {
+    fn known_service(&self, name: &str) -> Result<&DesiredService, ApiError> {
+        self.desired.services.get(name).ok_or_else(|| {
             let known: Vec<_> = self.desired.services.keys().map(String::as_str).collect();
             let hint = if known.is_empty() {
                 "nothing is applied yet: `meshctl apply FILE`".to_owned()
@@ -170,7 +198,8 @@ impl State {
             base_revision,
             sources: Some(wish.sources.clone()).filter(|sources| !sources.files.is_empty()),
         };
-        Ok(Planned { wish, desired, ports, plan })
+        let losses = losses(&self.desired, &desired);
+        Ok(Planned { wish, desired, ports, plan, losses })
     }
 
     /// Applying what is wanted already is the wish to try what failed once more.
@@ -205,8 +234,8 @@ impl State {
             let message = "the system is going down; apply again when it has ended";
             return Err(ApiError::new(ErrorCode::Unavailable, message));
         }
-        let Planned { wish, desired, ports, plan } = planned;
-        let last_event_id = self.last_event.to_string();
+        let Planned { wish, desired, ports, plan, .. } = planned;
+        let (last_event_id, discard_messages) = (self.last_event.to_string(), wish.discard_messages);
         let changed = plan.steps.iter().any(|step| step.action != "retry");
         if changed || self.revision == 0 || self.revision_state == "down" {
             let revision = last_revision(store)?.max(self.revision) + 1;
@@ -219,7 +248,7 @@ impl State {
                 state: "applying".into(),
             };
             let Wish { topology, overlay, environment, .. } = wish;
-            let body = RevisionBody { topology, overlay, environment, desired };
+            let body = RevisionBody { topology, overlay, environment, desired, discard_messages };
             let ports_now = Some(ports.assigned.clone());
             let change = Changes { revision: Some((row, body.clone())), ports: ports_now, ..Changes::default() };
             store.commit(&change).map_err(|why| unwritable(&why))?;
@@ -240,6 +269,8 @@ impl State {
             let severity = meshctl_model::event::EventSeverity::Info;
             self.event(severity, "revision.accepted", format!("revision/{revision}"), message, data);
         }
+        self.discard_messages = discard_messages;
+        self.asked += 1;
         self.try_again(now);
         self.awaited = Some(self.revision);
         self.untold.system = true;

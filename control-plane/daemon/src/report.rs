@@ -9,6 +9,7 @@ use meshctl_model::plan::{AfterStop, CRASH_LOOP, Failing, GatewayLink, Phase};
 use meshctl_model::snapshot::{BreakerState, GatewayEvent, GatewayStatus};
 use serde_json::{Value, json};
 
+use crate::messaging::declare::{Declared, Occasion};
 use crate::state::State;
 
 /// Something that an executor or a monitor saw.
@@ -52,6 +53,11 @@ pub enum Report {
         gateway: String,
         event: GatewayEvent,
     },
+    /// The broker has the channels, or why not.
+    Declared {
+        occasion: Occasion,
+        outcome: Result<Declared, String>,
+    },
     /// Something is to be known that changes nothing here.
     Happened {
         severity: EventSeverity,
@@ -90,6 +96,7 @@ impl State {
             Report::Pushed { gateway, outcome } => self.pushed(&gateway, outcome),
             Report::Seen { gateway, status } => self.seen(&gateway, status),
             Report::Told { gateway, event } => self.told(&gateway, event),
+            Report::Declared { occasion, outcome } => self.declared(occasion, outcome),
             Report::Happened { severity, kind, subject, message, data } => {
                 self.event(severity, kind, subject, message, data);
             }
@@ -258,6 +265,30 @@ impl State {
             *link = GatewayLink { slot: link.slot, ..GatewayLink::default() };
             self.breakers.retain(|(_, gateway), _| gateway != id);
         }
+    }
+
+    fn declared(&mut self, occasion: Occasion, outcome: Result<Declared, String>) {
+        let outcome = match outcome {
+            Ok(Declared { new, removed }) => {
+                for name in new {
+                    self.info("channel.declared", format!("channel/{name}"), format!("the broker has {name}"));
+                }
+                for name in removed {
+                    let message = format!("the broker has {name} no more");
+                    self.info("channel.removed", format!("channel/{name}"), message);
+                }
+                Ok(())
+            }
+            Err(why) => {
+                let known = self.declared.as_ref().is_some_and(|(_, outcome)| outcome.as_ref() == Err(&why));
+                if !known {
+                    self.warn("channel.refused", "service/broker".into(), why.clone());
+                }
+                Err(why)
+            }
+        };
+        self.declared = Some((occasion, outcome));
+        self.untold.system = true;
     }
 
     fn told(&mut self, gateway: &str, event: GatewayEvent) {

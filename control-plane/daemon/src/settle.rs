@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use meshctl_model::delivery::BROKER;
 use meshctl_model::event::EventSeverity;
 use meshctl_model::plan::{DesiredService, Phase, Unready};
 use serde_json::json;
@@ -103,7 +104,20 @@ impl State {
         outstanding.moving |=
             self.observed.instances.values().any(|instance| instance.retiring() && !instance.is_gateway());
         self.gateways_outstanding(&mut outstanding);
+        self.channels_outstanding(&mut outstanding);
         outstanding
+    }
+
+    /// As long as there is no broker that could be told, it is the broker that is outstanding.
+    fn channels_outstanding(&self, outstanding: &mut Outstanding) {
+        let Some(occasion) = self.occasion() else { return };
+        match &self.declared {
+            Some((declared, Ok(()))) if *declared == occasion => {}
+            Some((declared, Err(why))) if *declared == occasion => {
+                outstanding.failures.push((BROKER.into(), why.clone(), Vec::new()));
+            }
+            _ => outstanding.moving = true,
+        }
     }
 
     /// The form that a failing service goes back to, if there is one.

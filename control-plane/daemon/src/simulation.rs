@@ -30,6 +30,8 @@ struct World {
     live: BTreeMap<u32, Snapshot>,
     under_way: Vec<(Step, Snapshot)>,
     started: u32,
+    /// The channels that the broker has, which outlive its processes.
+    channels: BTreeSet<String>,
     /// Versions of services that never become ready.
     broken: BTreeSet<String>,
     faults: bool,
@@ -47,7 +49,8 @@ fn topology(replicas: [u32; 3], version: u32, third: bool) -> Topology {
         };
         topology.services.insert(name.into(), service);
     }
-    // Brings a broker, which cannot run twice, and a courier, which is replaced when a channel changes.
+    // Brings a broker, which cannot run twice, and a courier, which is replaced when a channel changes. Every other version has
+    // a channel of a name of its own.
     let subscription = Subscription {
         deliver: "/".into(),
         service: None,
@@ -58,6 +61,9 @@ fn topology(replicas: [u32; 3], version: u32, third: bool) -> Topology {
     };
     let subscriptions = [("a".to_owned(), subscription)].into();
     let channel = Channel { partitions: Some(version + 1), subscriptions, ..Channel::default() };
+    if version % 2 == 1 {
+        topology.channels.insert(format!("events-{version}"), channel.clone());
+    }
     topology.channels.insert("events".into(), channel);
     topology
 }
@@ -72,6 +78,7 @@ impl World {
             live: BTreeMap::new(),
             under_way: Vec::new(),
             started: 0,
+            channels: BTreeSet::new(),
             broken: BTreeSet::new(),
             faults: true,
         };
@@ -89,6 +96,7 @@ impl World {
         self.state.ports = ports;
         self.state.revision_state = "applying";
         self.state.awaited = Some(self.state.revision);
+        self.state.asked += 1;
         for record in self.state.observed.services.values_mut() {
             record.failing = None;
         }
@@ -129,7 +137,8 @@ impl World {
                 let (step, snapshot) = self.under_way.swap_remove(index);
                 self.finish(step, &snapshot);
             }
-            0..85 => self.check_one(),
+            0..80 => self.check_one(),
+            80..85 => self.declare(),
             85..90 if self.faults => self.crash_one(),
             90..92 if self.faults => self.daemon_dies(),
             _ => {
@@ -211,6 +220,21 @@ impl World {
         self.report(Report::Checked { id, outcome });
     }
 
+    /// The broker is told of channels, as it would be, unless it was told already.
+    fn declare(&mut self) {
+        let Some(wanted) = self.state.declaration() else { return };
+        if self.state.declared.as_ref().is_some_and(|(occasion, _)| *occasion == wanted.occasion) {
+            return;
+        }
+        let names: BTreeSet<String> =
+            crate::messaging::declare::specs(&wanted.channels).into_iter().map(|spec| spec.name).collect();
+        if wanted.occasion.last {
+            self.channels.retain(|name| names.contains(name));
+        }
+        self.channels.extend(names);
+        self.report(Report::Declared { occasion: wanted.occasion, outcome: Ok(Default::default()) });
+    }
+
     fn crash_one(&mut self) {
         let ids: Vec<String> = self.running.keys().cloned().collect();
         if let Some(id) = ids.get(self.random.random_range(0..ids.len().max(1))).cloned() {
@@ -289,6 +313,7 @@ fn written(state: State) -> Remembered {
         overlay: state.overlay,
         environment: state.environment,
         desired: state.desired,
+        discard_messages: state.discard_messages,
     };
     Remembered {
         revision: Some((row, body)),
@@ -345,7 +370,45 @@ fn any_order_of_events_ends_where_it_was_to_end() {
         for live in world.live.values() {
             assert_eq!(live, state.snapshot.as_ref(), "seed {seed}: a gateway carries something else");
         }
+        let wanted = crate::messaging::declare::specs(&state.desired.channels);
+        let wanted: BTreeSet<String> = wanted.into_iter().map(|spec| spec.name).collect();
+        assert_eq!(world.channels, wanted, "seed {seed}: it is ready, and the broker has other channels");
     }
+}
+
+#[test]
+fn channels_that_the_broker_refuses_make_a_change_fail_until_it_takes_them() {
+    let mut world = World::new(7);
+    world.faults = false;
+    world.want(topology([1, 1, 1], 1, true));
+    while world.state.occasion().is_none_or(|occasion| !occasion.last) || world.state.awaited.is_none() {
+        world.tick();
+    }
+    world.come_to_rest();
+    world.want(topology([1, 1, 1], 3, true));
+    world.round();
+    let mut last = None;
+    for _ in 0..20_000 {
+        world.tick();
+        // Whenever it was declared, it was refused after all.
+        if let Some((occasion, outcome @ Ok(()))) = &mut world.state.declared
+            && occasion.last
+        {
+            *outcome = Err("it holds 12 messages".into());
+            last = Some(occasion.clone());
+            world.round();
+        }
+        if world.state.awaited.is_none() {
+            break;
+        }
+    }
+    assert_eq!(world.state.revision_state, "failed");
+    assert!(!world.state.ready);
+    let occasion = last.expect("it was declared for the last time");
+    world.report(Report::Declared { occasion, outcome: Ok(Default::default()) });
+    world.round();
+    assert!(world.state.ready, "it was drained, and taken");
+    assert_eq!(world.state.revision_state, "applied");
 }
 
 #[test]

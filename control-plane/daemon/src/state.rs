@@ -14,6 +14,7 @@ use meshctl_model::snapshot::{BreakerState, Endpoint, Snapshot};
 use meshctl_model::topology::Topology;
 use serde_json::Value;
 
+use crate::messaging::declare::Occasion;
 use crate::store::{Changes, LeaseRow, Remembered};
 use crate::view;
 
@@ -43,6 +44,12 @@ pub struct State {
     /// Everything is as wanted.
     pub ready: bool,
     pub going_down: bool,
+    /// How often an operator has asked for something since the daemon is there.
+    pub asked: u64,
+    /// The present revision may lose messages.
+    pub discard_messages: bool,
+    /// What came of the last declaration of channels.
+    pub declared: Option<(Occasion, Result<(), String>)>,
     pub last_event: u64,
     /// Instances that ended on their way out, whose files nobody has removed.
     pub litter: Vec<String>,
@@ -99,6 +106,9 @@ impl State {
             breakers: BTreeMap::new(),
             ready: false,
             going_down: false,
+            asked: 0,
+            discard_messages: false,
+            declared: None,
             last_event: remembered.last_event,
             litter: Vec::new(),
             unwritten: Unwritten::default(),
@@ -122,6 +132,7 @@ impl State {
                 state.overlay = body.overlay;
                 state.environment = body.environment;
                 state.desired = body.desired;
+                state.discard_messages = body.discard_messages;
             }
         }
         state

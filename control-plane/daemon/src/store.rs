@@ -75,6 +75,9 @@ pub struct RevisionBody {
     /// The operator's variables that it was made with.
     pub environment: BTreeMap<String, String>,
     pub desired: Desired,
+    /// Messages may be lost on the way to it.
+    #[serde(default)]
+    pub discard_messages: bool,
 }
 
 /// A revision without its body.

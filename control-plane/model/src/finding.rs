@@ -102,6 +102,15 @@ codes! {
     DEADLINE_BEYOND_CALLER "deadline-beyond-caller" Warning "A deadline is longer than any caller waits.";
     RETRIES_BEYOND_DEADLINE "retries-beyond-deadline" Warning "There is no time for the retries.";
     RETRY_AMPLIFICATION "retry-amplification" Warning "Retries multiply along a path of calls.";
+    UNKNOWN_CHANNEL "unknown-channel" Error "A channel is named that does not exist.";
+    NO_PUBLISHER "no-publisher" Warning "Nobody publishes to a channel.";
+    NO_SUBSCRIBER "no-subscriber" Warning "Nobody receives the messages of a channel.";
+    BAD_FIELD "bad-field" Error "The way to a field of a payload is written wrongly.";
+    MESSAGE_BEYOND_CHANNEL "message-beyond-channel" Error "One message may be larger than all of its channel.";
+    LONG_TIMEOUT "long-timeout" Warning "An attempt to deliver may take very long.";
+    BACKOFF_NOT_RISING "backoff-not-rising" Warning "A later pause before a retry is shorter than an earlier one.";
+    SHORT_RETENTION "short-retention" Warning "Messages are kept for a shorter time than retries take.";
+    MESSAGE_LOOP "message-loop" Warning "Messages may go round in a circle for ever.";
 
     MORE "more-findings" Error "There are more findings than are shown.";
 }

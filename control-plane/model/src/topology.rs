@@ -10,8 +10,8 @@ use crate::units::{Bytes, Percent, Rate, Span};
 
 mod channels;
 pub use channels::{
-    BrokerProvider, Channel, Couriers, DeadLetter, DeadLetterAlert, DeliveryRetry, EmbeddedBroker, Ordered,
-    Subscription,
+    BACKOFF, BrokerProvider, Channel, Couriers, DeadLetter, DeadLetterAlert, DeliveryRetry, EmbeddedBroker,
+    MAX_MESSAGE, MAX_SIZE, Ordered, Subscription,
 };
 
 /// The reference services that come with meshctl.

@@ -51,7 +51,15 @@ type Row = (&'static str, &'static str);
 
 const A: &str = "services: {a: {builtin: hello}, b: {builtin: hello}, n: {command: [x], port: none}}\n";
 
-/// What begins with `+` stands below [`A`].
+/// Two services around a channel, to be changed by what stands behind `~` in a row: `old => new`, several with ` | `.
+const M: &str = "services: {a: {builtin: hello, publishes: [c.x]}, b: {builtin: hello}}
+channels:
+  c.x:
+    subscriptions:
+      b: {deliver: /in}
+";
+
+/// What begins with `+` stands below [`A`], and what begins with `~` is a change of [`M`].
 #[rustfmt::skip]
 const BAD: &[Row] = &[
     ("services: [\n▸", "syntax"),
@@ -87,12 +95,14 @@ const BAD: &[Row] = &[
     ("+providers: {gateway: ▸{}}", "one-choice"),
     ("+providers: {gateway: ▸embeded}", "unknown-value"),
     ("+providers: {gateway: {▸embeded: {}}}", "unknown-key"),
-    ("+▸channels: {}\n▸flows: {}\n▸slo: []", "not-yet not-yet not-yet"),
-    ("+providers: {▸broker: {}, ▸telemetry: {}}", "not-yet not-yet"),
+    ("+▸flows: {}\n▸slo: []", "not-yet not-yet"),
+    ("+providers: {broker: ▸kafka, ▸telemetry: {}}", "not-yet not-yet"),
+    ("+providers: {broker: {▸rabbitmq: {}}}", "not-yet"),
+    ("~b: {deliver => b: {▸dlq: x, deliver", "unknown-key"),
+    ("~subscriptions: => ▸schema: x.json\n    subscriptions:", "not-yet"),
     ("+providers: {runtime: ▸docker}", "not-yet"),
     ("+providers: {runtime: {▸kubernetes: {}}, mesh: ▸sidecar}", "not-yet not-yet"),
     ("+providers: {gateway: {▸nginx: {}}, registry: ▸consul}", "not-yet not-yet"),
-    ("services: {a: {builtin: hello, ▸publishes: [x], env: {E: {▸publishUrlOf: x}}}}", "not-yet not-yet"),
     ("+routes: [{path: /a, to: a, ▸cache: {}}]", "not-yet"),
     ("services: {a: {▸image: nginx}}", "not-yet"),
     ("▸", "no-services"),
@@ -153,14 +163,58 @@ const BAD: &[Row] = &[
     ("services: {a: {builtin: hello, calls: {b: {deadline: 5s, retry: {attempts: 5}}}}, b: {builtin: hello}}\nroutes: [{path: /, to: a, deadline: 6s}]", ""),
     ("services: {a: {builtin: hello, calls: {b: {retry: {attempts: ▸1}}}}, b: {builtin: hello}}\nroutes: [{path: /, to: a, deadline: 800ms}]", "retries-beyond-deadline"),
     ("services: {a: {builtin: hello, calls: {b: }}, b: {builtin: hello, calls: {c: }}, c: {builtin: hello, calls: {▸d: }}, d: {builtin: hello}}\nroutes: [{path: /, to: a}]", "retry-amplification"),
+    ("~", ""),
+    ("~b: {deliver: /in} => b: ▸{}", "missing-key"),
+    ("~/in} => /in, retry: {backoff: ▸[]}}", "out-of-range"),
+    ("~subscriptions: => partitions: ▸0\n    subscriptions:", "out-of-range"),
+    ("services: {a: {builtin: hello, publishes: [▸x], env: {E: {publishUrlOf: ▸x}}}}", "unknown-channel unknown-channel"),
+    ("~publishes: [c.x] => publishes: [c.x], env: {E: {publishUrlOf: ▸c.y}}", "unknown-channel"),
+    ("~b: {deliver => b: {service: ▸c, deliver", "unknown-service"),
+    ("~      b: =>       ▸bb:", "unknown-service"),
+    ("~b: {builtin: hello} => b: {command: [x], port: none} |       b: =>       ▸b:", "no-port"),
+    ("~, b: {builtin => , ▸broker: {builtin |       b: =>       broker:", "bad-name"),
+    ("~a: {builtin: hello, => ▸courier: {builtin: hello,", "bad-name"),
+    ("~[c.x] => ['c/x'] |   c.x: =>   ▸c/x:", "bad-name"),
+    ("~[c.x] => ['..'] |   c.x: =>   ▸..:", "bad-name"),
+    ("~      b: {deliver =>       ▸b-: {service: b, deliver", "bad-name"),
+    ("~/in => ▸in", "bad-path"),
+    ("~/in => ▸'http://127.0.0.1/in'", "bad-path"),
+    ("~, publishes: [c.x] =>  |   c.x: =>   ▸c.x:", "no-publisher"),
+    ("~, publishes: [c.x] => , env: {E: {publishUrlOf: c.x}}", ""),
+    ("~subscriptions:\n      b: {deliver: /in} => key: k |   c.x: =>   ▸c.x:", "no-subscriber"),
+    ("~subscriptions: => key: ▸$.id\n    subscriptions:", "bad-field"),
+    ("~subscriptions: => maxSize: ▸0B\n    subscriptions:", "zero"),
+    ("~subscriptions: => maxMessage: ▸2GiB\n    subscriptions:", "message-beyond-channel"),
+    ("~subscriptions: => maxSize: ▸64KiB\n    subscriptions:", "message-beyond-channel"),
+    ("~subscriptions: => retention: ▸10s\n    subscriptions:", "short-retention"),
+    ("~services: => providers: {broker: {embedded: {retention: ▸10s}}}\nservices:", "short-retention"),
+    ("~subscriptions: => retention: 10s\n    subscriptions: | /in => /in, retry: {backoff: [1s]}", ""),
+    ("~/in => /in, timeout: ▸6m", "long-timeout"),
+    ("~/in => /in, timeout: ▸0s", "zero"),
+    ("~/in => /in, deadLetter: {alert: {count: 1, within: ▸0s}}", "zero"),
+    ("~/in => /in, retry: {backoff: [1s, 2s, ▸1s]}", "backoff-not-rising"),
+    ("~b: {builtin: hello} => b: {builtin: hello, publishes: [c.x]} |       b: =>       ▸b:", "message-loop"),
 ];
+
+/// A row as a text with marks.
+fn written(row: &str) -> String {
+    if let Some(rest) = row.strip_prefix('+') {
+        return format!("{A}{rest}");
+    }
+    let Some(changes) = row.strip_prefix('~') else { return row.to_owned() };
+    changes.split(" | ").filter(|change| !change.is_empty()).fold(M.to_owned(), |text, change| {
+        let (old, new) = change.split_once(" => ").expect("a change");
+        assert!(text.contains(old), "{change}");
+        text.replacen(old, new, 1)
+    })
+}
 
 #[test]
 fn every_mistake_is_found_where_it_stands() {
     let mut seen = BTreeSet::new();
     let mut wrong = String::new();
     for (marked, codes) in BAD {
-        let marked = marked.strip_prefix('+').map_or_else(|| (*marked).to_owned(), |rest| format!("{A}{rest}"));
+        let marked = written(marked);
         let mut places = Vec::new();
         for (line, text) in marked.split('\n').enumerate() {
             let marks = text.chars().enumerate().filter(|(_, c)| *c == '▸').enumerate();
@@ -257,8 +311,18 @@ fn remedies_name_what_was_probably_meant() {
         ("services: {a: {command: x}}", "write a list: [x]"),
         ("services: {orders: {builtin: hello}}\nroutes: [{path: /, to: order}]", "did you mean `orders`?"),
         ("+routes: [{path: /a, methods: [get], to: a}]", "write `GET`: methods are upper case"),
+        ("+topics: {}", "meshctl calls it `channels`"),
+        ("~subscriptions: => consumers: {}\n    subscriptions:", "meshctl calls it `subscriptions`"),
+        ("~b: {deliver => b: {url: /x, deliver", "meshctl calls it `deliver`"),
+        ("~b: {deliver => b: {maxRetries: 3, deliver", "meshctl calls it `retry.attempts`"),
+        ("~b: {deliver => b: {dlq: x, deliver", "meshctl calls it `deadLetter`"),
+        ("~[c.x] => [c.x, c.xx]", "did you mean `c.x`?"),
+        ("~      b: =>       mailer:", "describe it under `services:`, or name one of `a` or `b`"),
+        ("~b: {builtin => billing: {builtin |       b: =>       biling:", "did you mean `billing`?"),
+        ("~subscriptions: => ordered: true\n    subscriptions:", "write `byKey`"),
+        ("~/in} => /in, retry: {backoff: 1s}}", "write a list: [1s]"),
     ] {
-        let text = text.strip_prefix('+').map_or_else(|| text.to_owned(), |rest| format!("{A}{rest}"));
+        let text = written(text);
         let found = read(&text).findings;
         assert_eq!(found.len(), 1, "{text}\n{}", listed(&found));
         assert_eq!(found[0].help.as_deref(), Some(help), "{text}");
@@ -297,6 +361,15 @@ fn circles_and_amplification_name_their_path() {
 }
 
 #[test]
+fn a_loop_of_messages_names_its_way() {
+    let text = "services: {a: {builtin: hello, publishes: [c.x]}, b: {builtin: hello, publishes: [d]}}
+channels: {c.x: {subscriptions: {b: {deliver: /c}}}, d: {subscriptions: {back: {service: a, deliver: /d}}}}";
+    let found = read(text).findings;
+    assert_eq!(found.len(), 1, "{}", listed(&found));
+    assert_eq!(found[0].message, "a message may go round for ever: c.x -> b -> d -> a -> c.x");
+}
+
+#[test]
 fn variables_are_filled_in_and_typed_afterwards() {
     let text = "name: ${NAME}\nservices:\n  a:\n    command: [\"${P}\", a$$b, $HOME]\n    port: ${P:-8081}\n    replicas: ${R:-1}\n    \
                 env: {A: \"${P}\", B: 1.10, C: \"${EMPTY}\", D: true, E: '${X:-}'}\n";
@@ -322,9 +395,10 @@ fn values_of_variables_are_never_shown() {
     let secret = "hunter2 Ω";
     let text = "name: ${S}\napiVersion: ${S}\nkind: x${S}\ndefaults: {deadline: \"${S}\", breaker: {window: \"${S}s\"}}\nproviders:\n  gateway: {embedded: {listen: \"${S}\", instances: \"${S}\"}}\n  \
                 runtime: {process: {ports: \"${S}\"}}\n  registry: ${S}\nservices:\n  a:\n    builtin: ${S}\n    port: ${S}\n    replicas: ${S}\n    \
-                dependsOn: [\"${S}\"]\n    health: {http: \"${S}\", tcp: \"${S}\"}\n    env: {U: {urlOf: \"${S}\"}}\nroutes:\n- {path: \"${S}\", host: \"${S}\", \
+                dependsOn: [\"${S}\"]\n    publishes: [\"${S}\"]\n    health: {http: \"${S}\", tcp: \"${S}\"}\n    env: {U: {urlOf: \"${S}\"}}\nroutes:\n- {path: \"${S}\", host: \"${S}\", \
                 methods: [\"${S}\"], headers: {a: \"${S}\\u0001\"}, to: \"${S}\", idempotencyKey: \"${S}\", fallback: {contentType: \"${S}\\u0001\"}}\n\
-                - {path: \"${S}\", host: \"${S}\", methods: [\"${S}\"], headers: {a: \"${S}\\u0001\"}, to: [{service: \"${S}\", weight: 0%}]}\n";
+                - {path: \"${S}\", host: \"${S}\", methods: [\"${S}\"], headers: {a: \"${S}\\u0001\"}, to: [{service: \"${S}\", weight: 0%}]}\n\
+                channels:\n  c: {key: \"${S}\", ordered: \"${S}\", maxSize: \"${S}\", subscriptions: {a: {deliver: \"${S}\", service: \"${S}\"}}}\n";
     let found = read_with(text, &[("S", secret)]);
     assert!(found.len() > 20, "{}", listed(&found));
     assert!(!listed(&found).contains("hunter2"), "{}", listed(&found));
@@ -505,6 +579,11 @@ mod any_text {
             "? ",
             "builtin: hello",
             "port: 80",
+            "channels",
+            "subscriptions",
+            "publishes",
+            "deliver: /a",
+            "backoff",
         ]);
         prop::collection::vec(words, 0..60).prop_map(|words| words.concat())
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use meshctl_model::load::{SourceFile, Sources, load};
 use meshctl_model::schema::{topology_schema, topology_schema_text};
 use meshctl_model::starter::starter;
 
@@ -36,32 +37,42 @@ fn examples_satisfy_the_schema() {
     for file in folder.flatten().filter(|file| file.path().extension().is_some_and(|extension| extension == "yaml")) {
         let text = std::fs::read_to_string(file.path()).expect("an example can be read");
         assert_eq!(complaints(&text), [""; 0], "{}", file.path().display());
+        let file = SourceFile { name: file.path().display().to_string(), folder: "/".into(), text };
+        let loaded = load(&Sources { files: vec![file.clone()], ..Sources::default() });
+        assert_eq!(loaded.findings, [], "{}", file.name);
     }
 }
 
 #[test]
 fn the_schema_takes_what_the_loader_takes_and_refuses_what_it_refuses() {
     let taken = "
-providers: { runtime: process, gateway: { embedded: { instances: '${N}', listen: '${L}' } }, mesh: gateway, registry: embedded }
+providers: { runtime: process, gateway: { embedded: { instances: '${N}', listen: '${L}' } }, mesh: gateway, registry: embedded, broker: embedded, couriers: { instances: '${C}' } }
 defaults: { deadline: '${D:-2s}', retry: { attempts: '${A}', on: [reset, 502, '${O}'] } }
 services:
-  a: { builtin: hello, port: '${P}', calls: { b: }, env: { A: 1, B: true, C: 1.5, D: x, E: { file: y } }, health: { tcp: '${T}' } }
+  a: { builtin: hello, port: '${P}', calls: { b: }, env: { A: 1, B: true, C: 1.5, D: x, E: { file: y }, F: { publishUrlOf: c } }, publishes: [c], health: { tcp: '${T}' } }
   b:
 routes:
+channels:
+  c:
+  d: { partitions: '${P}', ordered: byKey, retention: '${R}', subscriptions: { a: { deliver: /a, retry: , deadLetter: { alert: { count: 1, within: 5m } } } } }
 ";
     assert_eq!(complaints(taken), [""; 0]);
     for refused in [
         "nmae: x",
         "services: { a: { port: 70000 } }",
         "services: { a: { replicas: many } }",
-        "services: { a: { env: { A: { publishUrlOf: x } } } }",
+        "channels: { c: { partitions: 0 } }",
+        "channels: { c: { subscriptions: { a: {} } } }",
+        "channels: { c: { subscriptions: { a: { deliver: /a, retry: { backoff: [] } } } } }",
+        "channels: { c: { ordered: yes } }",
+        "providers: { broker: kafka }",
         "defaults: { deadline: 5 }",
         "defaults: { deadline: soon }",
         "providers: { runtime: docker }",
         "providers: { gateway: { embedded: {}, envoy: {} } }",
         "providers: { mesh: sidecar }",
         "routes: [{ path: /a }]",
-        "channels: {}",
+        "flows: {}",
     ] {
         assert!(!complaints(refused).is_empty(), "{refused}");
     }

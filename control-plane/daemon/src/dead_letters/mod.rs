@@ -4,6 +4,7 @@
 //! their way; both, and operators, change the `store` in transactions whose rules are in `take_in`, `sets` and `replays`.
 //! `replay` is pure. So each message is counted once wherever a daemon dies, and a replay issues each letter at most once.
 
+mod closing;
 mod fingerprint;
 mod intake;
 mod letters;
@@ -142,6 +143,23 @@ impl DeadLetters {
     /// By channel and subscription, all at one instant.
     pub async fn counts(&self) -> Result<BTreeMap<(String, String), Counts>, ApiError> {
         self.store.read("count dead letters", letters::counts).await
+    }
+
+    /// Forgets a subscription whose channels are no more, with every letter of it, and says how many of them were still to be
+    /// dealt with. In the audit it is the daemon's deed; who asked for the revision stands with the revision.
+    pub async fn close(&self, channel: &str, subscription: &str) -> Result<u64, ApiError> {
+        let place = take_in::Place { channel: channel.to_owned(), subscription: subscription.to_owned() };
+        let now = Timestamp::now();
+        let closed = self.store.write("forget a subscription", move |to| {
+            let open = closing::close(to, &place, now)?;
+            if open > 0 {
+                let asked = Asked { by: "daemon".into(), reason: Some("its channel is no longer wanted".into()) };
+                let subject = format!("{}/{}", place.channel, place.subscription);
+                audit::write(to, &Deed::done(&asked, "deadletter.discard", subject, json!({"count": open})), now)?;
+            }
+            Ok(open)
+        });
+        closed.await
     }
 
     /// Discards, parks or restores.

@@ -11,14 +11,48 @@ use meshctl_model::topology::Topology;
 
 use super::{Answer, Body, Failure, FromShared, Peer, Shared};
 use crate::control::{MakeWish, Message};
-use crate::operate::Asked;
+use crate::messaging::guard;
+use crate::operate::{Asked, Wish};
+use crate::state::State;
 
 /// What applying would change. Changes nothing.
 #[utoipa::path(post, path = "/v1/plan", request_body = ApplyRequest, responses((status = 200, body = Plan)))]
 pub async fn plan(Extract(shared): FromShared, Body(request): Body<ApplyRequest>) -> Answer<Plan> {
     let topology = read(&request.sources).await?;
-    let wish: MakeWish = Box::new(move |state, _| Ok(state.wish_topology(topology, request.sources)));
-    Ok(Json(shared.ask(|reply| Message::Plan { wish, reply }).await?))
+    let (sources, discard) = (request.sources, request.discard_messages);
+    let wish: MakeWish = Box::new(move |state, _| Ok(wish_topology(state, topology, sources, discard)));
+    Ok(Json(planned(&shared, wish).await?))
+}
+
+fn wish_topology(state: &State, topology: Topology, sources: Sources, discard_messages: bool) -> Wish {
+    Wish { discard_messages, ..state.wish_topology(topology, sources) }
+}
+
+/// A plan that says what would be lost.
+async fn planned(shared: &Shared, wish: MakeWish) -> Result<Plan, ApiError> {
+    let mut planned = shared.ask(|reply| Message::Plan { wish, reply }).await?;
+    let lost = shared.messaging.lost(&planned.losses).await;
+    let discards = planned.discards_messages();
+    guard::explain(&mut planned.plan, &planned.losses, &lost, discards);
+    Ok(planned.plan)
+}
+
+/// Asks the broker, which may take its time, before the control loop is asked to accept. Returns the plan that loses
+/// nothing; whatever is accepted in between makes it another.
+///
+/// # Errors
+/// When messages would be lost, or nobody can say.
+async fn weigh(shared: &Shared, wish: MakeWish) -> Result<Option<String>, ApiError> {
+    if shared.look(|control| Ok(control.state.desired.channels.is_empty())).await? {
+        return Ok(None);
+    }
+    let planned = shared.ask(|reply| Message::Plan { wish, reply }).await?;
+    if planned.may_lose_messages()
+        && let Some(refusal) = guard::refusal(&shared.messaging.lost(&planned.losses).await?)
+    {
+        return Err(refusal);
+    }
+    Ok(Some(planned.plan.fingerprint))
 }
 
 /// Makes a topology what is wanted. The answer comes when it is saved; its outcome is an event, `revision.applied` or
@@ -30,10 +64,15 @@ pub async fn apply(
     Body(request): Body<ApplyRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), Failure> {
     let topology = read(&request.sources).await?;
-    let ApplyRequest { sources, fingerprint, reason, discard_messages: _ } = request;
+    let ApplyRequest { sources, fingerprint, reason, discard_messages: discard } = request;
     let asked = Asked { by: peer.name(), reason };
-    let wish: MakeWish = Box::new(move |state, _| Ok(state.wish_topology(topology, sources)));
-    let accepted = shared.ask(|reply| Message::Accept { wish, fingerprint, asked, reply }).await?;
+    let wish = || -> MakeWish {
+        let (topology, sources) = (topology.clone(), sources.clone());
+        Box::new(move |state, _| Ok(wish_topology(state, topology, sources, discard)))
+    };
+    let weighed = weigh(&shared, wish()).await?;
+    let wish = wish();
+    let accepted = shared.ask(|reply| Message::Accept { wish, fingerprint, weighed, asked, reply }).await?;
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
@@ -58,17 +97,19 @@ async fn read(sources: &Sources) -> Result<Topology, ApiError> {
 async fn change(
     shared: &Shared,
     peer: Peer,
-    wish: MakeWish,
+    wish: impl Fn() -> MakeWish,
     reason: Option<String>,
     dry_run: bool,
 ) -> Result<(StatusCode, Json<Accepted>), Failure> {
     if dry_run {
-        let plan = shared.ask(|reply| Message::Plan { wish, reply }).await?;
+        let plan = planned(shared, wish()).await?;
         let (revision, last_event_id) = (plan.base_revision, String::new());
         return Ok((StatusCode::OK, Json(Accepted { revision, plan, last_event_id })));
     }
     let asked = Asked { by: peer.name(), reason };
-    let accepted = shared.ask(|reply| Message::Accept { wish, fingerprint: None, asked, reply }).await?;
+    let weighed = weigh(shared, wish()).await?;
+    let wish = wish();
+    let accepted = shared.ask(|reply| Message::Accept { wish, fingerprint: None, weighed, asked, reply }).await?;
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
@@ -80,7 +121,11 @@ pub async fn scale(
     Body(request): Body<ScaleRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), Failure> {
     let ScaleRequest { replicas, reason, dry_run } = request;
-    change(&shared, peer, Box::new(move |state, _| state.wish_scale(replicas)), reason, dry_run).await
+    let wish = || -> MakeWish {
+        let replicas = replicas.clone();
+        Box::new(move |state, _| state.wish_scale(replicas))
+    };
+    change(&shared, peer, wish, reason, dry_run).await
 }
 
 /// Replaces every instance of services, one at a time.
@@ -91,7 +136,11 @@ pub async fn restart(
     Body(request): Body<RestartRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), Failure> {
     let RestartRequest { services, reason, dry_run } = request;
-    change(&shared, peer, Box::new(move |state, _| state.wish_restart(&services)), reason, dry_run).await
+    let wish = || -> MakeWish {
+        let services = services.clone();
+        Box::new(move |state, _| state.wish_restart(&services))
+    };
+    change(&shared, peer, wish, reason, dry_run).await
 }
 
 /// Goes back to an earlier revision, as a new one.
@@ -102,7 +151,8 @@ pub async fn undo(
     Body(request): Body<UndoRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), Failure> {
     let UndoRequest { to_revision, reason, dry_run } = request;
-    change(&shared, peer, Box::new(move |state, store| state.wish_undo(to_revision, store)), reason, dry_run).await
+    let wish = || -> MakeWish { Box::new(move |state, store| state.wish_undo(to_revision, store)) };
+    change(&shared, peer, wish, reason, dry_run).await
 }
 
 /// Ends everything, then the daemon; its last word on `/v1/watch` is the event `system.down`.

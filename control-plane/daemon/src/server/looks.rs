@@ -1,16 +1,24 @@
 //! Calls that only look.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State as Extract;
 use meshctl_api::error::ApiError;
+use meshctl_api::view::messages::Channel;
 use meshctl_api::view::{Edge, Gateway, Instance, List, Revision, Route, Service, Status, Version};
 use meshctl_model::GATEWAY;
 use meshctl_model::plan::DesiredEdge;
 use meshctl_model::snapshot::{BreakerState, GatewayStatus};
 
 use super::{Answer, FromShared, Shared};
+use crate::messaging::channels::Wanted;
+use crate::messaging::wanted;
 use crate::operate::unwritable;
 use crate::view;
+
+/// How long a status waits for the broker.
+const BROKER_ANSWERS: Duration = Duration::from_millis(200);
 
 /// Who the daemon is.
 #[utoipa::path(get, path = "/v1/version", responses((status = 200, body = Version)))]
@@ -21,7 +29,22 @@ pub async fn version(Extract(shared): FromShared) -> Json<Version> {
 /// The whole system at one glance.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
 pub async fn status(Extract(shared): FromShared) -> Answer<Status> {
-    Ok(Json(seen(&shared).await?))
+    let look = shared.look(|control| Ok((view::status(control), wanted(&control.state))));
+    let (mut status, wanted) = look.await?;
+    status.channels = channels(&shared, &wanted).await;
+    Ok(Json(status))
+}
+
+/// None as long as the broker does not answer: how everything else is must be seen then, too, and at once.
+pub(super) async fn channels(shared: &Shared, wanted: &Wanted) -> Vec<Channel> {
+    match tokio::time::timeout(BROKER_ANSWERS, shared.messaging.channels(wanted)).await {
+        Ok(Ok(channels)) => channels,
+        Ok(Err(why)) => {
+            tracing::debug!(%why, "a status without channels");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
 }
 
 async fn seen(shared: &Shared) -> Result<Status, ApiError> {

@@ -6,18 +6,22 @@ use axum::extract::State as Extract;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use meshctl_api::view::Status;
+use meshctl_api::view::messages::{Channel, Subscription};
 
 use super::{Failure, FromShared};
+use crate::messaging::wanted;
 use crate::view;
 
 /// Prometheus text format.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn metrics(Extract(shared): FromShared) -> Result<Response, Failure> {
-    let status = shared.look(|control| Ok(view::status(control))).await?;
+    let look = shared.look(|control| Ok((view::status(control), wanted(&control.state))));
+    let (mut status, wanted) = look.await?;
+    status.channels = super::looks::channels(&shared, &wanted).await;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text(&status)).into_response())
 }
 
-/// Six gauges need no registry: each is read off the status at the moment it is asked for.
+/// Gauges alone need no registry: each is read off the status at the moment it is asked for.
 fn text(status: &Status) -> String {
     let mut out = String::new();
     let mut gauge = |name: &str, help: &str, values: &mut dyn Iterator<Item = (String, f64)>| {
@@ -50,5 +54,34 @@ fn text(status: &Status) -> String {
         "The revision that a gateway has acknowledged.",
         &mut status.gateways.iter().map(|g| (format!("{{gateway=\"{}\"}}", g.id), g.revision as f64)),
     );
+    let channels: [(&str, &str, fn(&Channel) -> f64); 5] = [
+        ("depth", "Messages that the slowest subscription has not settled, retries included.", |c| c.depth as f64),
+        ("kept", "Messages kept, settled or not.", |c| c.kept as f64),
+        ("kept_bytes", "Keys and payloads kept.", |c| c.kept_bytes as f64),
+        ("published_per_second", "Published, over ten seconds.", |c| c.published_per_s),
+        ("delivered_per_second", "Delivered to all subscriptions, over ten seconds.", |c| c.delivered_per_s),
+    ];
+    for (name, help, of) in channels {
+        let values = status.channels.iter().map(|channel| (format!("{{channel=\"{}\"}}", channel.name), of(channel)));
+        gauge(&format!("channel_{name}"), help, &mut { values });
+    }
+    let subscriptions: [(&str, &str, fn(&Subscription) -> f64); 7] = [
+        ("lag", "Messages in the channel that it has not settled.", |s| s.lag as f64),
+        ("in_flight", "Messages with a courier.", |s| s.in_flight as f64),
+        ("retrying", "Messages that wait for their next attempt.", |s| s.retrying as f64),
+        ("dead_letters", "Dead letters.", |s| s.dead_letters as f64),
+        ("delivered_per_second", "Delivered, over ten seconds.", |s| s.delivered_per_s),
+        ("oldest_age_seconds", "Age of the oldest message that it has not settled; 0 without any.", |s| {
+            s.oldest_ms.unwrap_or(0) as f64 / 1000.0
+        }),
+        ("flowing", "Whether it is neither paused nor waits for a subscriber that is down.", |s| {
+            f64::from(u8::from(s.state == "flowing"))
+        }),
+    ];
+    for (name, help, of) in subscriptions {
+        let all = status.channels.iter().flat_map(|channel| &channel.subscriptions);
+        let values = all.map(|s| (format!("{{channel=\"{}\",subscription=\"{}\"}}", s.channel, s.subscription), of(s)));
+        gauge(&format!("subscription_{name}"), help, &mut { values });
+    }
     out
 }

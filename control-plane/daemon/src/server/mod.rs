@@ -3,9 +3,12 @@
 
 mod audit;
 mod changes;
+mod channels;
 mod deadletters;
+mod ledger;
 mod logs;
 mod looks;
+mod messages;
 mod metrics;
 mod registry;
 mod replays;
@@ -33,6 +36,7 @@ use crate::audit::Audit;
 use crate::control::{Control, Message, Reply};
 use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
+use crate::messaging::Messaging;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -41,6 +45,7 @@ pub struct Shared {
     pub hub: Hub,
     pub runtime: SharedRuntime,
     pub version: Arc<Version>,
+    pub messaging: Messaging,
     pub dead_letters: DeadLetters,
     pub audit: Audit,
 }
@@ -126,6 +131,14 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(changes::undo))
         .routes(routes!(changes::down))
         .routes(routes!(changes::handover))
+        .routes(routes!(channels::channels))
+        .routes(routes!(channels::channel))
+        .routes(routes!(channels::publish))
+        .routes(routes!(channels::pause))
+        .routes(routes!(channels::resume))
+        .routes(routes!(ledger::ledger))
+        .routes(routes!(messages::messages))
+        .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
         .routes(routes!(deadletters::list))
         .routes(routes!(deadletters::show))

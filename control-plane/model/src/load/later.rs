@@ -1,13 +1,9 @@
 //! What the language will have and this version does not: said as such, instead of as an unknown key.
 
 /// A word of a later version: the type in which it stands, the word, and what it is.
-const LATER: [(&str, &str, &str); 16] = [
-    ("Topology", "channels", "messages between services"),
+const LATER: &[(&str, &str, &str)] = &[
     ("Topology", "flows", "business flows"),
     ("Topology", "slo", "service level objectives"),
-    ("Service", "publishes", "messages between services"),
-    ("EnvSource", "publishUrlOf", "messages between services"),
-    ("Providers", "broker", "messages between services"),
     ("Providers", "telemetry", "collecting traces, metrics and logs"),
     ("RuntimeProvider", "docker", "the docker runtime"),
     ("RuntimeProvider", "kubernetes", "the kubernetes runtime"),
@@ -17,7 +13,10 @@ const LATER: [(&str, &str, &str); 16] = [
     ("Mesh", "sidecar", "a gateway beside every service"),
     ("RegistryProvider", "consul", "the consul registry"),
     ("RegistryProvider", "eureka", "the eureka registry"),
+    ("BrokerProvider", "kafka", "the kafka broker"),
+    ("BrokerProvider", "rabbitmq", "the rabbitmq broker"),
     ("Route", "cache", "caching of responses"),
+    ("Channel", "schema", "checking payloads against a schema"),
 ];
 
 /// What `word` in a value of the type `owner` will be.
@@ -26,7 +25,7 @@ pub(crate) fn later(owner: &str, word: &str) -> Option<&'static str> {
 }
 
 /// Words of other tools: the type in which somebody may write it, the word, and ours.
-const ELSEWHERE: [(&str, &str, &str); 17] = [
+const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("Service", "instances", "replicas"),
     ("Service", "scale", "replicas"),
     ("Service", "environment", "env"),
@@ -44,6 +43,33 @@ const ELSEWHERE: [(&str, &str, &str); 17] = [
     ("EdgePolicy", "timeout", "deadline"),
     ("EdgePolicy", "retries", "retry"),
     ("Route", "retries", "retry"),
+    ("Topology", "topic", "channels"),
+    ("Topology", "topics", "channels"),
+    ("Topology", "queue", "channels"),
+    ("Topology", "queues", "channels"),
+    ("Topology", "events", "channels"),
+    ("Service", "produces", "publishes"),
+    ("Service", "emits", "publishes"),
+    ("Service", "topics", "publishes"),
+    ("Channel", "consumers", "subscriptions"),
+    ("Channel", "subscribers", "subscriptions"),
+    ("Channel", "groups", "subscriptions"),
+    ("Channel", "ttl", "retention"),
+    ("Channel", "partitionKey", "key"),
+    ("Subscription", "url", "deliver"),
+    ("Subscription", "path", "deliver"),
+    ("Subscription", "endpoint", "deliver"),
+    ("Subscription", "to", "service"),
+    ("Subscription", "maxRetries", "retry.attempts"),
+    ("Subscription", "maxAttempts", "retry.attempts"),
+    ("Subscription", "retries", "retry"),
+    ("Subscription", "backoff", "retry.backoff"),
+    ("Subscription", "prefetch", "concurrency"),
+    ("Subscription", "dlq", "deadLetter"),
+    ("Subscription", "deadLetterQueue", "deadLetter"),
+    ("DeliveryRetry", "maxAttempts", "attempts"),
+    ("DeliveryRetry", "delay", "backoff"),
+    ("DeliveryRetry", "delays", "backoff"),
 ];
 
 /// Our word for what other tools call `word`.

@@ -28,7 +28,12 @@ pub(crate) enum Shape {
         owner: String,
         words: Vec<String>,
     },
-    List(Box<Shape>),
+    List {
+        of: Box<Shape>,
+        /// How many items it has.
+        min: usize,
+        max: usize,
+    },
     /// Keys of the operator's choice.
     Map(Box<Shape>),
     Record(Record),
@@ -144,7 +149,14 @@ fn compile(owner: &str, schema: &Value, definitions: &Value) -> Shape {
             min: schema["minimum"].as_f64().unwrap_or(f64::MIN),
             max: schema["maximum"].as_f64().unwrap_or(f64::MAX),
         },
-        Some(&"array") => Shape::List(Box::new(compile(owner, &schema["items"], definitions))),
+        Some(&"array") => {
+            let length = |key: &str| schema[key].as_u64().and_then(|count| usize::try_from(count).ok());
+            Shape::List {
+                of: Box::new(compile(owner, &schema["items"], definitions)),
+                min: length("minItems").unwrap_or(0),
+                max: length("maxItems").unwrap_or(usize::MAX),
+            }
+        }
         Some(&"object") => compile_object(owner, schema, definitions),
         _ => match schema["enum"].as_array() {
             Some(words) => Shape::Words { owner: owner.into(), words: texts(words) },
@@ -216,7 +228,7 @@ fn collect_keys(shape: &Shape, at: String, keys: &mut BTreeMap<String, Vec<Strin
             }
         }
         Shape::Map(shape) => collect_keys(shape, below("NAME"), keys),
-        Shape::List(shape) => collect_keys(shape, format!("{at}[]"), keys),
+        Shape::List { of, .. } => collect_keys(of, format!("{at}[]"), keys),
         Shape::Optional(shape) => collect_keys(shape, at, keys),
         Shape::Either(shapes) => shapes.iter().for_each(|shape| collect_keys(shape, at.clone(), keys)),
         _ => {}
@@ -228,7 +240,8 @@ impl Shape {
     pub(crate) fn may_be_empty(&self) -> bool {
         match self {
             Self::Record(record) => record.required.is_empty(),
-            Self::Map(_) | Self::List(_) | Self::Optional(_) => true,
+            Self::List { min, .. } => *min == 0,
+            Self::Map(_) | Self::Optional(_) => true,
             _ => false,
         }
     }
@@ -242,7 +255,7 @@ impl Shape {
             Self::Integer { .. } => "a whole number".into(),
             Self::Number { .. } => "a number".into(),
             Self::Words { words, .. } => super::report::one_of(words.iter().map(String::as_str)),
-            Self::List(_) => "a list".into(),
+            Self::List { .. } => "a list".into(),
             Self::Map(_) | Self::Record(_) => "a map".into(),
             Self::Choice { variants, .. } => {
                 let keys = super::report::one_of(variants.iter().map(|(key, _)| key.as_str()));
@@ -272,7 +285,7 @@ mod tests {
             (Shape::Optional(shape), _) => at(shape, path),
             (shape, []) => shape,
             (Shape::Record(record), [key, rest @ ..]) => at(&record.fields[*key], rest),
-            (Shape::Map(shape) | Shape::List(shape), [_, rest @ ..]) => at(shape, rest),
+            (Shape::Map(shape) | Shape::List { of: shape, .. }, [_, rest @ ..]) => at(shape, rest),
             (Shape::Choice { variants, .. }, [key, rest @ ..]) => {
                 at(&variants.iter().find(|(name, _)| name == key).expect("variant").1, rest)
             }
@@ -293,6 +306,9 @@ mod tests {
         assert!(matches!(at(root, &["providers", "gateway", "embedded", "listen"]), Shape::Text));
         assert!(matches!(at(root, &["providers", "mesh"]), Shape::Words { .. }));
         assert!(matches!(at(root, &["routes", "0", "to"]), Shape::Either(_)));
+        let backoff = at(root, &["channels", "c", "subscriptions", "s", "retry", "backoff"]);
+        assert!(matches!(backoff, Shape::List { of, min: 1, max: 16 } if matches!(**of, Shape::Quantity(_))));
+        assert!(matches!(at(root, &["services", "a", "publishes"]), Shape::List { min: 0, max: usize::MAX, .. }));
         assert_eq!(LANGUAGE.keys["interval"], ["services.NAME.health.interval"]);
     }
 }

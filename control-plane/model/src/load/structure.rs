@@ -4,6 +4,7 @@
 //! [`Topology`]: crate::topology::Topology
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
@@ -57,7 +58,7 @@ impl<'a> Checker<'a, '_> {
             (_, Shape::Optional(shape)) => self.fitting(id, shape),
             (_, Shape::Either(shapes)) => self.either(id, shapes, shape),
             (Data::Scalar(scalar), _) => self.scalar(id, scalar, shape),
-            (Data::List(items), Shape::List(shape)) => self.list(id, items, shape),
+            (Data::List(items), Shape::List { of, min, max }) => self.list(id, items, of, *min..=*max),
             (Data::Map(map), Shape::Map(shape)) => self.map(id, map, shape),
             (Data::Map(map), Shape::Record(record)) => self.record(id, map, record),
             (Data::Map(map), Shape::Choice { owner, variants }) => self.choice(id, map, owner, variants),
@@ -72,7 +73,7 @@ impl<'a> Checker<'a, '_> {
             Data::Map(_) => {
                 shapes.iter().find(|s| matches!(s, Shape::Map(_) | Shape::Record(_) | Shape::Choice { .. }))
             }
-            Data::List(_) => shapes.iter().find(|s| matches!(s, Shape::List(_))),
+            Data::List(_) => shapes.iter().find(|s| matches!(s, Shape::List { .. })),
             Data::Scalar(Scalar { kind: Kind::Null, .. }) => shapes.iter().find(|s| s.may_be_empty()),
             Data::Scalar(scalar) => {
                 if shapes.iter().any(|s| matches!(s, Shape::Text)) {
@@ -144,7 +145,23 @@ impl<'a> Checker<'a, '_> {
         None
     }
 
-    fn list(&mut self, id: NodeId, items: &[NodeId], shape: &'static Shape) -> Option<Value> {
+    fn list(
+        &mut self,
+        id: NodeId,
+        items: &[NodeId],
+        shape: &'static Shape,
+        length: RangeInclusive<usize>,
+    ) -> Option<Value> {
+        if !length.contains(&items.len()) {
+            let few = items.len() < *length.start();
+            let (word, limit) = if few { ("at least", length.start()) } else { ("at most", length.end()) };
+            let items = if *limit == 1 { "item" } else { "items" };
+            let key = self.key();
+            self.report.add(OUT_OF_RANGE, self.tree.node(id).place, || {
+                words(format!("{key}must have {word} {limit} {items}"), "write a list of that length, or leave it out")
+            });
+            return None;
+        }
         self.path.push(("[]", ""));
         let values: Vec<Value> = items.iter().filter_map(|item| self.value(*item, shape)).collect();
         self.path.pop();
@@ -344,7 +361,7 @@ fn object(key: &str, value: Value) -> Value {
 
 fn empty(shape: &Shape) -> Value {
     match shape {
-        Shape::List(_) => Value::Array(Vec::new()),
+        Shape::List { .. } => Value::Array(Vec::new()),
         Shape::Optional(_) => Value::Null,
         _ => Value::Object(serde_json::Map::new()),
     }
@@ -383,7 +400,7 @@ fn remedy(data: &Data, shape: &Shape, tree: &Tree) -> String {
             let value = matches!(&*scalar.text, "yes" | "on" | "true");
             format!("write {value}, without quotes")
         }
-        (_, Shape::List(_)) => format!("write a list: [{shown}]"),
+        (_, Shape::List { .. }) => format!("write a list: [{shown}]"),
         _ => format!("write {}", shape.describe()),
     }
 }

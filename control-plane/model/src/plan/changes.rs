@@ -1,9 +1,13 @@
 //! What differs between two desired states, in words, and what follows from it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::desired::{Desired, DesiredService};
+use super::channels;
+use super::desired::{Desired, DesiredEdge, DesiredService, Template};
+use crate::delivery::{BROKER, COURIER};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,7 +15,7 @@ use super::desired::{Desired, DesiredService};
 pub struct Change {
     /// `create`, `change`, `remove`, `restart`, `scale`.
     pub action: String,
-    /// `service`, `gateway`, `route`, `edge`.
+    /// `service`, `gateway`, `channel`, `subscription`, `route`, `edge`.
     pub kind: String,
     pub name: String,
     /// The difference that causes it.
@@ -21,7 +25,13 @@ pub struct Change {
 }
 
 impl Change {
-    fn new(action: &str, kind: &str, name: &str, why: impl Into<String>, consequence: impl Into<String>) -> Self {
+    pub(super) fn new(
+        action: &str,
+        kind: &str,
+        name: &str,
+        why: impl Into<String>,
+        consequence: impl Into<String>,
+    ) -> Self {
         Self {
             action: action.into(),
             kind: kind.into(),
@@ -37,14 +47,21 @@ pub fn changes(old: &Desired, new: &Desired) -> Vec<Change> {
     let mut changes = Vec::new();
     service_changes(old, new, &mut changes);
     gateway_changes(old, new, &mut changes);
-    let routes = |desired: &Desired| -> std::collections::BTreeMap<String, Value> {
+    channels::changes(old, new, &mut changes);
+    let routes = |desired: &Desired| -> BTreeMap<String, Value> {
         desired.routes.iter().map(|route| (route.name.clone(), to_value(route))).collect()
     };
     keyed_changes("route", &routes(old), &routes(new), &mut changes);
-    let edges = |desired: &Desired| -> std::collections::BTreeMap<String, Value> {
-        desired.edges.iter().map(|(name, edge)| (name.clone(), to_value(edge))).collect()
+    // The edges of couriers come and go with the channels, which are told of already.
+    let couriers = |edge: &DesiredEdge| {
+        [old, new].iter().any(|desired| !desired.channels.is_empty())
+            && [&edge.caller, &edge.callee].into_iter().any(|name| name == COURIER)
     };
-    keyed_changes("edge", &edges(old), &edges(new), &mut changes);
+    let edges = |desired: &Desired, other: &Desired| -> BTreeMap<String, Value> {
+        let told = desired.edges.iter().filter(|(name, edge)| !couriers(edge) || other.edges.contains_key(*name));
+        told.map(|(name, edge)| (name.clone(), to_value(edge))).collect()
+    };
+    keyed_changes("edge", &edges(old, new), &edges(new, old), &mut changes);
     if new.gateway.is_some() && old.gateway.is_some() && (old.lease != new.lease || old.name != new.name) {
         let why = difference(
             &serde_json::json!({"name": old.name, "lease": old.lease}),
@@ -55,7 +72,7 @@ pub fn changes(old: &Desired, new: &Desired) -> Vec<Change> {
     changes
 }
 
-fn to_value(value: &impl Serialize) -> Value {
+pub(super) fn to_value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
@@ -100,17 +117,23 @@ fn service_changes(old: &Desired, new: &Desired, changes: &mut Vec<Change>) {
 
 fn replacement(name: &str, before: &DesiredService, service: &DesiredService) -> Change {
     let (old, new) = (&before.template, &service.template);
-    let only_restart = { super::desired::Template { restarts: old.restarts, ..new.clone() } == *old };
+    let only_restart = { Template { restarts: old.restarts, ..new.clone() } == *old };
     let (action, why) = if only_restart {
         ("restart", "asked for".to_owned())
     } else {
-        ("change", difference(&to_value(old), &to_value(new)))
+        let bare = |template: &Template| to_value(&Template { files: BTreeMap::new(), ..template.clone() });
+        let mut parts = differences(&bare(old), &bare(new));
+        // What couriers have for a file is all their channels, which are told of one by one.
+        parts.extend((old.files != new.files).then(|| "its channels changed".to_owned()));
+        ("change", parts.join("; "))
     };
-    let consequence = match new.fixed_port {
-        Some(port) => {
+    let consequence = match (service.kind.as_str(), new.fixed_port) {
+        (BROKER, _) => "replaced in place: publishes are refused for a moment; services try again".to_owned(),
+        (COURIER, _) => "couriers are replaced one at a time; messages wait meanwhile, none is lost".to_owned(),
+        (_, Some(port)) => {
             format!("replaced in place, because port {port} is fixed: requests wait at the gateway meanwhile")
         }
-        None => format!("{} replaced one at a time; no request fails", instances(before.replicas)),
+        (_, None) => format!("{} replaced one at a time; no request fails", instances(before.replicas)),
     };
     Change::new(action, "service", name, why, consequence)
 }
@@ -138,12 +161,7 @@ fn gateway_changes(old: &Desired, new: &Desired, changes: &mut Vec<Change>) {
     }
 }
 
-fn keyed_changes(
-    kind: &str,
-    old: &std::collections::BTreeMap<String, Value>,
-    new: &std::collections::BTreeMap<String, Value>,
-    changes: &mut Vec<Change>,
-) {
+fn keyed_changes(kind: &str, old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>, changes: &mut Vec<Change>) {
     for (name, value) in new {
         match old.get(name) {
             None => changes.push(Change::new("create", kind, name, "it is new", "swapped in; no request fails")),
@@ -169,10 +187,14 @@ fn instances(count: u32) -> String {
 
 /// The fields that differ: `health.interval: "500ms" -> "1s"`. Values of environment variables are not shown: they may be
 /// secrets.
-fn difference(old: &Value, new: &Value) -> String {
+pub(super) fn difference(old: &Value, new: &Value) -> String {
+    differences(old, new).join("; ")
+}
+
+fn differences(old: &Value, new: &Value) -> Vec<String> {
     let mut parts = Vec::new();
     collect(String::new(), Some(old), Some(new), &mut parts);
-    parts.join("; ")
+    parts
 }
 
 fn collect(path: String, old: Option<&Value>, new: Option<&Value>, parts: &mut Vec<String>) {
@@ -180,7 +202,7 @@ fn collect(path: String, old: Option<&Value>, new: Option<&Value>, parts: &mut V
         return;
     }
     if let (Some(Value::Object(old)), Some(Value::Object(new))) = (old, new) {
-        let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for key in keys {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             collect(path, old.get(key), new.get(key), parts);

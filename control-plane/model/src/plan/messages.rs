@@ -13,7 +13,9 @@ use super::routing::edge_name;
 use crate::delivery::{Alert, BROKER, COURIER, COURIER_CONFIG, Channel, CourierConfig, Retry, Subscription};
 use crate::instance::{Check, Probe, Program, SpecEnv};
 use crate::policy::{BreakerPolicy, BulkheadPolicy, Policy, RetryPolicy};
-use crate::topology::{BrokerProvider, Channel as Written, Resources, RetryFailure, RetryOn, Topology};
+use crate::topology::{
+    BACKOFF, BrokerProvider, Channel as Written, MAX_MESSAGE, MAX_SIZE, Resources, RetryFailure, RetryOn, Topology,
+};
 use crate::units::{Bytes, Percent, Span};
 
 /// The environment variable in which every publisher finds the courier: `http://127.0.0.1:20418/channels`.
@@ -21,9 +23,6 @@ const PUBLISH_URL: &str = "MESHCTL_PUBLISH_URL";
 
 /// How long a publisher waits for the word that its messages are durable.
 const PUBLISH_WITHIN: Span = Span::from_secs(5);
-
-/// Before the first retry, the second, …
-const BACKOFF: [Span; 4] = [Span::from_millis(200), Span::from_secs(1), Span::from_secs(5), Span::from_secs(30)];
 
 /// What one attempt to deliver may take.
 const TIMEOUT: Span = Span::from_secs(10);
@@ -106,8 +105,8 @@ fn channel(topology: &Topology, written: &Written, edges: &BTreeMap<String, Desi
         key: written.key.clone(),
         ordered: written.ordered.is_some(),
         retention: written.retention.or(broker.retention).unwrap_or(Span::from_secs(7 * 24 * 3600)),
-        max_size: written.max_size.or(broker.max_size).unwrap_or(Bytes(1 << 30)),
-        max_message: written.max_message.unwrap_or(Bytes(1 << 20)),
+        max_size: written.max_size.or(broker.max_size).unwrap_or(MAX_SIZE),
+        max_message: written.max_message.unwrap_or(MAX_MESSAGE),
         idempotency_window: written.idempotency_window.unwrap_or(Span::from_secs(600)),
         subscriptions: subscriptions.collect(),
     }

@@ -6,6 +6,7 @@
 //! undisturbed one ends: after any crash the same comparison is simply made again.
 
 mod changes;
+mod channels;
 mod decide;
 mod desired;
 mod messages;
@@ -14,6 +15,7 @@ mod ports;
 mod routing;
 
 pub use changes::{Change, changes};
+pub use channels::{Held, Loss, losses};
 pub use decide::{CRASH_LOOP, Step, backoff, decide};
 pub use desired::{Desired, DesiredEdge, DesiredGateway, DesiredService, Overlay, Template, render, reserved_ports};
 pub use observed::{AfterStop, Failing, GatewayLink, Instance, Observed, Phase, ServiceRecord, Unready};

@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, Percent, Span};
 
+/// How much of a channel is kept when the topology does not say.
+pub const MAX_SIZE: Bytes = Bytes(1 << 30);
+
+/// The largest message when the topology does not say.
+pub const MAX_MESSAGE: Bytes = Bytes(1 << 20);
+
+/// The pauses before the retries of a delivery when the topology does not say.
+pub const BACKOFF: [Span; 4] = [Span::from_millis(200), Span::from_secs(1), Span::from_secs(5), Span::from_secs(30)];
+
 /// What keeps messages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

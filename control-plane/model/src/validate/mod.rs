@@ -3,6 +3,7 @@
 mod at;
 mod calls;
 mod graph;
+mod messages;
 mod paths;
 mod policy;
 mod ports;
@@ -39,6 +40,7 @@ pub(crate) fn validate(
     routes::check(&mut context);
     policy::check(&mut context);
     calls::check(&mut context);
+    messages::check(&mut context);
     paths::complete(&mut topology, &services, sources);
     topology
 }

@@ -3,6 +3,7 @@
 use super::at::At;
 use super::{Context, asked_for, syntax};
 use crate::GATEWAY;
+use crate::delivery::{BROKER, COURIER, DAEMON};
 use crate::finding::{
     BAD_ENV_NAME, BAD_NAME, BAD_PATH, EMPTY_COMMAND, NEVER_READY, NO_PORT, NO_PROGRAM, NOT_YET, RESERVED_ENV,
     SELF_CALL, SEVERAL_CHECKS, SEVERAL_PROGRAMS, UNKNOWN_BUILTIN, ZERO,
@@ -28,6 +29,13 @@ fn naming(context: &mut Context<'_, '_>, name: &str, at: At<'_>) {
     if name == GATEWAY {
         context.add(BAD_NAME, at.key(), || {
             (format!("no service can be called `{GATEWAY}`: that is the caller of every route"), "choose another name")
+        });
+    } else if !context.topology.channels.is_empty() && [BROKER, COURIER, DAEMON].contains(&name) {
+        context.add(BAD_NAME, at.key(), || {
+            (
+                format!("no service can be called `{name}` where there are channels: meshctl has one"),
+                "choose another name",
+            )
         });
     } else if !syntax::is_label(name) {
         let shown = context.quoted(name);

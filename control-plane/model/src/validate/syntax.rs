@@ -12,11 +12,31 @@ pub(super) fn is_label(text: &str) -> bool {
     framed(text, |b| b.is_ascii_lowercase() || b.is_ascii_digit(), b"-")
 }
 
+/// The name of a channel or a subscription: 100 characters at most that need no escaping in a path, and never `..`.
+pub(super) fn is_channel(text: &str) -> bool {
+    framed_to(100, text, |b| b.is_ascii_alphanumeric(), b".-_")
+}
+
 /// 1 to 63 bytes of `body`, or of `joints` but not at the ends.
 fn framed(text: &str, body: fn(u8) -> bool, joints: &[u8]) -> bool {
+    framed_to(63, text, body, joints)
+}
+
+fn framed_to(most: usize, text: &str, body: fn(u8) -> bool, joints: &[u8]) -> bool {
     let bytes = text.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    bytes.len() <= 63 && body(*first) && body(*last) && bytes.iter().all(|b| body(*b) || joints.contains(b))
+    bytes.len() <= most && body(*first) && body(*last) && bytes.iter().all(|b| body(*b) || joints.contains(b))
+}
+
+/// What may follow an address in a URL: a path, with a query or without, and everything escaped that has to be.
+pub(super) fn is_url_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"#<>\"\\^`{|}".contains(&b))
+}
+
+/// The way to a field of a JSON payload: `orderId`, `customer.id`.
+pub(super) fn is_field_path(text: &str) -> bool {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"$/[]".contains(c);
+    text.split('.').all(|part| !part.is_empty() && part.chars().all(plain))
 }
 
 pub(super) fn is_env_name(text: &str) -> bool {
@@ -79,6 +99,20 @@ mod tests {
         for host in ["", "a:80", "*", "a.*.b", "http://a", "a..b", "-a"] {
             assert!(!is_host(host), "{host}");
         }
+        for path in ["/", "/events/order-placed", "/a?b=c", "/%C3%A4"] {
+            assert!(is_url_path(path), "{path}");
+        }
+        for path in ["", "events", "http://a/b", "/a b", "/ä", "/a#b", "/{id}"] {
+            assert!(!is_url_path(path), "{path}");
+        }
+        for path in ["orderId", "customer.id", "a-b.c_d"] {
+            assert!(is_field_path(path), "{path}");
+        }
+        for path in ["", ".", "a..b", "$.a", "/a", "a[0]", "a b"] {
+            assert!(!is_field_path(path), "{path}");
+        }
+        assert!(is_channel("order.placed") && is_channel("A_1-b") && !is_channel("..") && !is_channel("a/b"));
+        assert!(is_channel(&"a".repeat(100)) && !is_channel(&"a".repeat(101)));
         assert!(is_label("a-1") && !is_label("A") && !is_label("a-") && !is_label("a.b") && is_name("a.b"));
     }
 }

@@ -1,0 +1,181 @@
+//! No change loses messages by accident: what it takes away is counted first, and is refused unless it is empty or the operator
+//! says so.
+
+use meshctl_api::error::{ApiError, ErrorCode};
+use meshctl_api::view::Plan;
+use meshctl_drivers::broker::ChannelState;
+use meshctl_model::delivery::Behind;
+use meshctl_model::plan::Loss;
+
+use super::ledger::AllCounts;
+use super::{Messaging, declare};
+
+/// What a change would lose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub loss: Loss,
+    /// Not settled.
+    pub messages: u64,
+    /// Kept by the store: dead, parked, and on their way back.
+    pub dead_letters: u64,
+}
+
+/// Those of `losses` that there is something to lose by.
+pub fn lost(losses: &[Loss], states: &[ChannelState], counts: &AllCounts) -> Vec<Lost> {
+    let weighed = losses.iter().map(|loss| {
+        let whole = loss.subscription.is_none();
+        let group_is_held = |channel: &str, group: &str| {
+            let held = loss.held.iter().any(|held| held.channel == channel && held.group == group);
+            // A channel that is made anew is made anew with everything behind it.
+            held || whole && Behind::parse(channel).map_or(channel, |(of, ..)| of) == loss.channel
+        };
+        let groups = states.iter().flat_map(|state| state.groups.iter().map(move |group| (&*state.name, group)));
+        let held = groups.filter(|(channel, group)| group_is_held(channel, &group.name));
+        let letters = counts.iter().filter(|((channel, subscription), _)| {
+            *channel == loss.channel
+                && (whole || group_is_held(&Behind::Dead.channel(channel, subscription), Behind::Dead.group()))
+        });
+        Lost {
+            messages: held.map(|(_, group)| group.unsettled).sum(),
+            dead_letters: letters.map(|(_, counts)| counts.dead + counts.parked).sum(),
+            loss: loss.clone(),
+        }
+    });
+    weighed.filter(|lost| lost.messages > 0 || lost.dead_letters > 0).collect()
+}
+
+impl Lost {
+    /// `12 messages that are not settled and 3 dead letters`
+    fn counted(&self) -> String {
+        let count = |count: u64, one: &str, many: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            count => Some(format!("{count} {many}")),
+        };
+        let messages = count(self.messages, "message that is not settled", "messages that are not settled");
+        let letters = count(self.dead_letters, "dead letter", "dead letters");
+        messages.into_iter().chain(letters).collect::<Vec<_>>().join(" and ")
+    }
+}
+
+impl Messaging {
+    /// # Errors
+    /// When the broker or the store cannot be asked, which is no permission.
+    pub async fn lost(&self, losses: &[Loss]) -> Result<Vec<Lost>, ApiError> {
+        if losses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (states, counts) = self.seen().await.map_err(|why| {
+            let message = format!("cannot find out whether messages would be lost: {}", why.message);
+            ApiError::new(why.code, message)
+                .hint("see that the broker runs (`meshctl status`), or apply with --discard-messages")
+        })?;
+        Ok(lost(losses, &states, &counts))
+    }
+}
+
+/// The words in which a change is refused.
+pub fn refusal(lost: &[Lost]) -> Option<ApiError> {
+    let first = lost.first()?;
+    let each: Vec<String> =
+        lost.iter().map(|lost| format!("{}: it holds {}", lost.loss.what, lost.counted())).collect();
+    let message = format!("nothing was changed, since messages would be lost: {}", each.join("; "));
+    let way = match (first.messages, first.dead_letters) {
+        (0, _) => "replay or discard the dead letters (`meshctl dlq ls`)".to_owned(),
+        _ => format!("wait until it is drained (`meshctl channel describe {}`)", first.loss.channel),
+    };
+    let hint = format!("{way}, or give them up with --discard-messages");
+    Some(ApiError::new(ErrorCode::Conflict, message).hint(hint))
+}
+
+/// Says in the plan what would be lost, or that nobody knows.
+pub fn explain(plan: &mut Plan, losses: &[Loss], outcome: &Result<Vec<Lost>, ApiError>, discard: bool) {
+    for loss in losses {
+        let (kind, name) = match &loss.subscription {
+            None => ("channel", loss.channel.clone()),
+            Some(subscription) => ("subscription", format!("{}/{subscription}", loss.channel)),
+        };
+        let Some(step) = plan.steps.iter_mut().find(|step| step.kind == kind && step.name == name) else { continue };
+        step.consequence = match outcome {
+            Err(why) => format!("{}; {}", step.consequence, why.message),
+            Ok(lost) => match (lost.iter().find(|lost| lost.loss == *loss), discard) {
+                (Some(lost), true) => format!("{} are discarded", lost.counted()),
+                (Some(lost), false) => {
+                    format!("refused unless --discard-messages: it holds {}", lost.counted())
+                }
+                (None, _) => "it holds no messages now; none is lost".to_owned(),
+            },
+        };
+    }
+}
+
+/// What keeps a channel from being removed; `None` where nothing is in it.
+pub fn holds(state: &ChannelState, counts: &AllCounts) -> Option<String> {
+    let letters = match Behind::parse(&state.name) {
+        Some((channel, subscription, Behind::Dead)) => {
+            let counts = counts.get(&(channel.to_owned(), subscription.to_owned())).copied().unwrap_or_default();
+            counts.dead + counts.parked
+        }
+        _ => 0,
+    };
+    let loss = Loss { what: String::new(), channel: state.name.clone(), subscription: None, held: Vec::new() };
+    let lost = Lost { loss, messages: declare::unsettled(state), dead_letters: letters };
+    (lost.messages > 0 || letters > 0).then(|| lost.counted())
+}
+
+#[cfg(test)]
+mod tests {
+    use meshctl_drivers::broker::GroupState;
+    use meshctl_model::plan::Held;
+
+    use super::*;
+    use crate::dead_letters::Counts;
+
+    fn state(name: &str, group: &str, unsettled: u64) -> ChannelState {
+        let group = GroupState { name: group.into(), unsettled, ..GroupState::default() };
+        ChannelState { name: name.into(), groups: vec![group], ..ChannelState::default() }
+    }
+
+    fn held(channel: &str, group: &str) -> Held {
+        Held { channel: channel.into(), group: group.into() }
+    }
+
+    fn counts(subscription: &str, dead: u64, parked: u64) -> AllCounts {
+        [(("c".to_owned(), subscription.to_owned()), Counts { dead, parked, ..Counts::default() })].into()
+    }
+
+    #[test]
+    fn only_what_is_taken_away_counts() {
+        let states = [state("c", "a", 5), state("c/a/retry-2", "courier", 2), state("d", "a", 9)];
+        let removed = Loss {
+            what: "subscription a of channel c is removed".into(),
+            channel: "c".into(),
+            subscription: Some("a".into()),
+            held: vec![held("c", "a"), held("c/a/retry-2", "courier"), held("c/a/dead", "daemon")],
+        };
+        let found = lost(std::slice::from_ref(&removed), &states, &counts("a", 2, 1));
+        assert_eq!((found[0].messages, found[0].dead_letters), (7, 3));
+        let fewer = Loss { held: vec![held("c/a/retry-2", "courier")], ..removed.clone() };
+        let found = lost(&[fewer], &states, &counts("a", 2, 1));
+        assert_eq!((found[0].messages, found[0].dead_letters), (2, 0), "the dead letters stay");
+        assert_eq!(lost(&[removed], &[state("c", "a", 0)], &counts("b", 4, 0)), []);
+    }
+
+    #[test]
+    fn a_channel_with_fewer_partitions_is_made_anew_with_everything_behind_it() {
+        let states = [state("c", "a", 0), state("c/a/retry-1", "courier", 1), state("d/a/retry-1", "courier", 4)];
+        let what = "channel c gets 1 partition instead of 4".to_owned();
+        let shrunk = Loss { what, channel: "c".into(), subscription: None, held: vec![held("c", "a")] };
+        let found = lost(&[shrunk], &states, &counts("a", 0, 0));
+        assert_eq!((found[0].messages, found[0].dead_letters), (1, 0));
+        let refusal = refusal(&found).expect("a refusal");
+        assert_eq!(refusal.code, ErrorCode::Conflict);
+        assert_eq!(
+            refusal.message,
+            "nothing was changed, since messages would be lost: channel c gets 1 partition instead of 4: it holds 1 \
+             message that is not settled"
+        );
+        assert!(refusal.hint.is_some_and(|hint| hint.contains("--discard-messages") && hint.contains("describe c")));
+        assert_eq!(super::refusal(&[]), None);
+    }
+}
