@@ -5,6 +5,7 @@
 
 mod failure;
 mod lines;
+mod messages;
 mod watch;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::view::{
 };
 
 pub use lines::Logs;
+pub use messages::{Export, Messages};
 pub use watch::{Heard, Watch};
 
 /// How long an answer may take. Streams have no such limit: they begin within it and go on.
