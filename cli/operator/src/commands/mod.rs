@@ -1,22 +1,29 @@
 //! One file for each noun and verb. A command reads as a straight line: arguments, calls, result.
 
 mod apply;
+mod audit;
+mod channel;
 mod check;
 mod completion;
 mod diff;
+mod dlq;
 mod down;
 mod events;
 mod get;
 mod init;
+mod ledger;
 mod logs;
 mod man;
 mod nouns;
 mod plan;
+mod publish;
+mod replay;
 mod restart;
 mod rollout;
 mod scale;
 mod schema;
 mod status;
+mod tail;
 mod validate;
 mod version;
 
@@ -30,6 +37,7 @@ use meshctl_model::exit;
 use crate::failure::{Failure, Outcome};
 use crate::session::Session;
 
+pub(crate) use completion::dead_letter_ids;
 pub use completion::services as complete_services;
 
 /// What an operator can ask for.
@@ -58,6 +66,14 @@ pub enum Command {
     Registry(nouns::RegistryCommand),
     #[command(subcommand)]
     Breaker(nouns::BreakerCommand),
+    #[command(subcommand)]
+    Channel(channel::Command),
+    Ledger(ledger::Args),
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    #[command(subcommand)]
+    Replay(replay::Command),
+    Audit(audit::Args),
     Check(check::Args),
     Version(version::Args),
     Completion(completion::Args),
@@ -74,6 +90,9 @@ impl Command {
             Self::Restart(args) => args.timeout(),
             Self::Rollout(command) => command.timeout()?,
             Self::Down(args) => args.timeout(),
+            Self::Channel(command) => command.timeout()?,
+            Self::Dlq(command) => command.timeout()?,
+            Self::Replay(command) => command.timeout()?,
             _ => return None,
         };
         Some(timeout.get())
@@ -100,6 +119,11 @@ impl Command {
             Self::Endpoint(command) => nouns::endpoint(session, command).await,
             Self::Registry(command) => nouns::registry(session, command).await,
             Self::Breaker(command) => nouns::breaker(session, command).await,
+            Self::Channel(command) => channel::run(session, command).await,
+            Self::Ledger(args) => ledger::run(session, args).await,
+            Self::Dlq(command) => dlq::run(session, command).await,
+            Self::Replay(command) => replay::run(session, command).await,
+            Self::Audit(args) => audit::run(session, &args).await,
             Self::Check(args) => check::run(session, &args).await,
             Self::Version(args) => version::run(session, &args).await,
             Self::Completion(args) => completion::run(&args, whole()),
