@@ -6,7 +6,7 @@ use meshctl_api::client::Client;
 use meshctl_model::{API_VERSION, exit};
 use serde_json::{Value, json};
 
-use super::live;
+use super::live_with_pulse;
 use crate::args::{ListArgs, OutputArgs};
 use crate::failure::{Failure, Outcome};
 use crate::kinds::{Kind, Selection, no_such, select};
@@ -115,11 +115,20 @@ fn as_document(listings: &[Listing], selections: &[Selection]) -> Value {
 /// Shows everything, and then each thing again that has changed.
 async fn watch(client: &Client, selections: &[Selection], args: &ListArgs) -> Outcome {
     let mut shown: BTreeMap<String, Value> = BTreeMap::new();
-    live(client, None, async |_| {
+    live_with_pulse(client, async |heard| {
         let mut listings = Vec::new();
+        let is_pulse = heard.is_none();
         for Selection { kind, names } in selections {
+            if is_pulse && !kind.changes_silently() {
+                continue;
+            }
             // A named thing may come and go while it is watched.
-            let mut listing = kind.list(client).await?;
+            let mut listing = match kind.list(client).await {
+                Ok(listing) => listing,
+                // Whether the daemon comes back is for the watch to find out.
+                Err(failure) if is_pulse && failure.exit == exit::UNREACHABLE => return Ok(()),
+                Err(failure) => return Err(failure),
+            };
             listing.items.retain(|item| names.is_empty() || names.contains(&item.name));
             listings.push(listing);
         }

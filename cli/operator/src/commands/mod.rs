@@ -33,12 +33,14 @@ use clap::Subcommand;
 use meshctl_api::client::Client;
 use meshctl_api::view::Told;
 use meshctl_model::exit;
+use tokio::time::MissedTickBehavior;
 
 use crate::failure::{Failure, Outcome};
 use crate::session::Session;
 
 pub(crate) use completion::dead_letter_ids;
 pub use completion::services as complete_services;
+pub(crate) use ledger::imbalance;
 
 /// What an operator can ask for.
 #[derive(Debug, Subcommand)]
@@ -135,6 +137,8 @@ impl Command {
 
 /// A watching command outlives a daemon that is replaced.
 const RETURN: Duration = Duration::from_secs(30);
+/// How often a watching command looks at what changes without an event: counts of messages.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// Hands everything that is told after the event `after`, or from now on, to `show`, for as long as there is a daemon.
 async fn live(
@@ -146,5 +150,23 @@ async fn live(
     while let Some(told) = watch.next().await? {
         show(told).await?;
     }
-    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
+    Err(ended())
+}
+
+/// As [`live`], and a pulse now and then, when nothing is told and it is time to look again.
+async fn live_with_pulse(client: &Client, mut show: impl AsyncFnMut(Option<Told>) -> Result<(), Failure>) -> Outcome {
+    let mut watch = client.watch(None, RETURN).await?;
+    let mut pulse = tokio::time::interval(PULSE);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let heard = tokio::select! {
+            told = watch.next() => Some(told?.ok_or_else(ended)?),
+            _ = pulse.tick() => None,
+        };
+        show(heard).await?;
+    }
+}
+
+fn ended() -> Failure {
+    Failure::new(exit::UNREACHABLE, "the daemon has ended")
 }

@@ -185,9 +185,9 @@ fn dead(count: u64) -> Cell {
 /// Per second, in as many digits as matter.
 fn rate(per_second: f64) -> String {
     match per_second {
-        rate if rate == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         rate if rate < 10.0 => format!("{rate:.1}"),
-        rate => format!("{}", rate.round()),
+        rate => format!("{rate:.0}"),
     }
 }
 
