@@ -6,6 +6,7 @@
 pub mod delivery;
 pub mod event;
 pub mod exit;
+pub mod filter;
 pub mod finding;
 pub mod instance;
 pub mod load;
