@@ -234,17 +234,19 @@ impl Publisher {
                 continue;
             }
             outcome = self.publish(batch).await;
-            match &outcome.away {
-                None => failures = 0,
-                Some((why, retry_after)) => {
-                    if failures == 0 {
-                        let url = &self.url;
-                        self.kit.log("warn", format_args!("events wait: POST {url} {why}"), json!({}));
-                    }
-                    failures += 1;
-                    self.pause(failures, *retry_after).await;
-                }
+            let Some((why, retry_after)) = outcome.away.take() else {
+                failures = 0;
+                continue;
+            };
+            if failures == 0 {
+                self.kit.log("warn", format_args!("events wait: POST {} {why}", self.url), json!({}));
             }
+            failures += 1;
+            // Before the pause, for in it claims run out, and others would publish again what is published.
+            if self.settle_and_claim(outcome.clone(), 0, Timestamp::now()).await.is_ok() {
+                outcome = Outcome::default();
+            }
+            self.pause(failures, retry_after).await;
         }
     }
 
