@@ -560,7 +560,7 @@ async fn seeks_by_time(broker: SharedBroker) {
     let stored = within("messages", broker.browse(&spec.name, From::Earliest, 1000)).await.expect("messages");
     let middle = stored[75].accepted_at;
     let wanted = stored.iter().filter(|stored| stored.accepted_at >= middle).count();
-    assert!(wanted < 150 && wanted >= 75);
+    assert!((75..150).contains(&wanted));
     within("seeking", broker.seek(&spec.name, "all", Seek::Time(middle))).await.expect("it seeks");
     let state = group(&broker, &spec, "all").await;
     balanced(&state);

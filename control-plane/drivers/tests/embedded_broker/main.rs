@@ -1,6 +1,11 @@
 //! The embedded broker as a real process: against the suite of its family, and against what only it can suffer.
 #![allow(clippy::unwrap_used)]
 
+mod crash;
+mod damage;
+mod full;
+mod place;
+mod silence;
 mod support;
 
 use meshctl_drivers::broker::conformance::conformance;

@@ -1,5 +1,6 @@
 //! A broker process in a folder of its own, which can be killed, stopped and started again.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -32,13 +33,41 @@ impl Bench {
         bench
     }
 
-    /// Starts the process and waits until it answers.
+    /// With TCP, and HTTP on a port.
+    pub async fn start_with(tcp: SocketAddr, port: u16) -> Self {
+        let folder = TempDir::new().unwrap();
+        let bench = Self { state: folder.path().to_owned(), _folder: Some(folder), process: Mutex::new(None) };
+        bench.spawn(|command| command.arg(tcp.to_string()).env("PORT", port.to_string()));
+        bench.answers().await;
+        bench
+    }
+
+    /// Starts the process and waits until a broker answers, it or another one.
     pub async fn up(&self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.state.join("log")).unwrap();
-        let child =
-            Command::new(executable()).arg(&self.state).env_remove("PORT").stdin(Stdio::null()).stderr(log).spawn();
-        *self.process.lock().unwrap() = Some(child.unwrap());
+        self.spawn(|command| command);
         self.answers().await;
+    }
+
+    fn spawn(&self, with: impl FnOnce(&mut Command) -> &mut Command) {
+        let log = std::fs::File::options().create(true).append(true).open(self.state.join("log")).unwrap();
+        let mut command = Command::new(executable());
+        command.arg(&self.state).env_remove("PORT").stdin(Stdio::null()).stderr(log);
+        *self.process.lock().unwrap() = Some(with(&mut command).spawn().unwrap());
+    }
+
+    /// Waits until the process has ended by itself, and that it said so.
+    pub async fn ended(&self) {
+        loop {
+            if let Some(status) = self.process.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
+                assert!(!status.success());
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.lock().unwrap().as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
     pub async fn answers(&self) {
