@@ -1,7 +1,6 @@
 //! The daemon's half of channels. It declares them at the broker, and shows what becomes of messages; it is in no message's
 //! way: services publish to couriers and receive from them, also while the daemon is away.
 
-pub mod away;
 pub mod channels;
 pub mod couriers;
 pub mod declare;
