@@ -52,7 +52,8 @@ use store::Store;
 pub struct Counts {
     /// Messages that came through the dead channel, each once.
     pub taken_in: u64,
-    /// Letters from elsewhere, which the channel never accepted: the ledger's accepted side has them, too.
+    /// What the channel never accepted: letters from elsewhere, and second copies of those that a replay had given up and that
+    /// came through after all. The ledger's accepted side has them, too.
     pub imported: u64,
     pub dead: u64,
     pub parked: u64,

@@ -81,19 +81,16 @@ pub fn deaths(to: &Transaction, place: &Place, arrived: &[Arrived]) -> Done<Take
         };
         let replay = one.message.header(header::REPLAY);
         let again = replay.map(|replay| tell(to, replay, before.number, Told::Death)).transpose()?.flatten();
+        let its_own = before.state == "replaying" && before.replay_id.as_deref() == replay;
         let (state, released) = match again {
-            Some(_) => ("dead", replay),
+            Some(_) if its_own => ("dead", replay),
+            // It was given up, and came through late: the letter has gone its own way since.
+            Some(_) => (before.state.as_str(), replay),
             None => {
                 // A processed copy is counted where the subscriber answered.
                 merged += u32::from(before.state != "processed");
-                (
-                    if matches!(before.state.as_str(), "parked" | "replaying") {
-                        before.state.as_str()
-                    } else {
-                        "dead"
-                    },
-                    None,
-                )
+                let stays = matches!(before.state.as_str(), "parked" | "replaying");
+                (if stays { before.state.as_str() } else { "dead" }, None)
             }
         };
         update(to, &before, &letter, state, released)?;
@@ -121,12 +118,16 @@ pub fn receipts(to: &Transaction, place: &Place, arrived: &[Arrived]) -> Done<Ta
             continue;
         }
         taken.count += 1;
-        // A letter that another replay has taken since, or that an operator has dealt with, keeps its state.
-        to.prepare_cached(
-            "UPDATE letters SET state = 'processed', held_by = NULL
-             WHERE number = ?1 AND state IN ('dead', 'replaying') AND (held_by IS NULL OR held_by = ?2)",
-        )?
-        .execute(params![letter.number, replay])?;
+        let changed = to
+            .prepare_cached(
+                "UPDATE letters SET state = 'processed', held_by = NULL WHERE number = ?1
+                 AND CASE state WHEN 'replaying' THEN replay_id = ?2 WHEN 'processed' THEN FALSE ELSE coalesce(held_by = ?2, TRUE) END",
+            )?
+            .execute(params![letter.number, replay])?;
+        if changed == 0 {
+            // It was given up, came through late, and another replay has taken the letter since: there are two of it.
+            count(to, place, "imported", 1)?;
+        }
         if finish(to, replay, one.accepted_at)? {
             taken.finished.push(replay.to_owned());
         }
@@ -166,12 +167,13 @@ struct Known {
     attempts: u32,
     first_failed_at: Timestamp,
     last_failed_at: Timestamp,
+    replay_id: Option<String>,
 }
 
 fn known(from: &Connection, place: &Place, message_id: &str) -> Done<Option<Known>> {
     let found = from
         .prepare_cached(
-            "SELECT number, state, attempts, first_failed_at, last_failed_at FROM letters
+            "SELECT number, state, attempts, first_failed_at, last_failed_at, replay_id FROM letters
              WHERE channel = ?1 AND subscription = ?2 AND message_id = ?3",
         )?
         .query_row(params![place.channel, place.subscription, message_id], |row| {
@@ -181,6 +183,7 @@ fn known(from: &Connection, place: &Place, message_id: &str) -> Done<Option<Know
                 attempts: row.get(2)?,
                 first_failed_at: timestamp(row.get(3)?),
                 last_failed_at: timestamp(row.get(4)?),
+                replay_id: row.get(5)?,
             })
         })
         .optional()?;
