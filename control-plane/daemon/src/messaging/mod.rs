@@ -8,6 +8,8 @@ pub mod guard;
 mod ledger;
 mod lines;
 pub mod messages;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
