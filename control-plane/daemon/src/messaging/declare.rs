@@ -213,14 +213,14 @@ fn live(living: &watch::Sender<BTreeMap<String, Channel>>, declared: &Declaratio
 
 /// Why the broker does not have what is wanted.
 #[derive(Debug)]
-enum Undeclared {
+pub enum Undeclared {
     /// It does not answer; it will.
     Away(BrokerError),
     /// In words, for people.
     Refused(String),
 }
 
-async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaration) -> Result<Declared, Undeclared> {
+pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaration) -> Result<Declared, Undeclared> {
     let about = |attempt: String| {
         move |why: BrokerError| match why {
             BrokerError::Unreachable(_) | BrokerError::Unknown(_) => Undeclared::Away(why),

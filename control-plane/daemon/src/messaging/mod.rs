@@ -1,7 +1,6 @@
 //! The daemon's half of channels. It declares them at the broker, and shows what becomes of messages; it is in no message's
 //! way: services publish to couriers and receive from them, also while the daemon is away.
 
-pub mod away;
 pub mod channels;
 pub mod couriers;
 pub mod declare;
@@ -9,6 +8,8 @@ pub mod guard;
 mod ledger;
 mod lines;
 pub mod messages;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
