@@ -54,7 +54,7 @@ pub(crate) fn guess(bytes: &[u8]) -> Form {
 pub(crate) fn draw(bytes: &[u8], form: Option<Form>) -> Result<String, Failure> {
     let refused = |what: &str, error: &dyn std::error::Error| {
         let size = bytes.len();
-        Failure::new(exit::FAILURE, format!("the payload ({size} bytes) is no {what}"))
+        Failure::new(exit::FAILURE, format!("the payload ({size} bytes) is not {what}"))
             .caused_by(error)
             .hint("without --as it is shown as what it is; `--as hex` shows anything")
     };

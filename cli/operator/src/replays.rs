@@ -57,7 +57,7 @@ pub(crate) fn verdict(replay: &Replay) -> Outcome {
     let Replay { replay_id: id, failed_again, selected, issued, .. } = replay;
     if *failed_again > 0 {
         return Err(Failure::new(exit::FAILURE, format!("{failed_again} of {selected} messages failed again"))
-            .hint(format!("`meshctl dlq ls --where 'replay = \"{id}\"'` shows them and why")));
+            .hint(format!("`meshctl dlq ls --where 'replayId = \"{id}\"'` shows them and why")));
     }
     if replay.state == "cancelled" {
         let left = selected.saturating_sub(*issued);

@@ -32,7 +32,7 @@ pub(crate) fn answer(path: &str, query: &str, body: &Value) -> Option<Value> {
         ["deadletters", "dl-1"] => whole_letter("eyJvcmRlcklkIjoiby0xIn0=", "application/json"),
         ["deadletters", "dl-2"] => whole_letter("AAECG1syShs=", "application/octet-stream"),
         ["deadletters", "import"] => outcome("import", 2, 1),
-        ["deadletters", action] => outcome(action, 2, 2),
+        ["deadletters", action] if !body.is_null() => outcome(action, 2, 2),
         ["replays"] if !body.is_null() && body["dryRun"] == json!(true) => replay("", "dryRun", 0, 0, 0),
         ["replays"] if !body.is_null() => replay("r-1", "running", 0, 0, 0),
         ["replays"] => list("ReplayList", json!([replay("r-1", "done", 2, 1, 1)])),
@@ -88,7 +88,7 @@ pub(crate) fn message(id: &str, offset: u64) -> Value {
     })
 }
 
-fn letter(id: &str) -> Value {
+pub(crate) fn letter(id: &str) -> Value {
     json!({
         "id": id, "messageId": "m-1", "type": "order.placed", "channel": "order.placed", "subscription": "billing",
         "reason": "exhausted", "class": "refused", "error": "POST /events/order-placed answered 500: out of stock",

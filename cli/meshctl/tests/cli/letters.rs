@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::fixtures::replay;
+use crate::fixtures::{letter, replay};
 use crate::support::{Daemon, Ran, Script};
 
 fn daemon() -> Daemon {
@@ -54,18 +54,11 @@ fn dead_letters_are_listed_and_counted() {
 
 #[test]
 fn a_filter_that_is_not_understood_is_shown_with_its_place() {
-    let error = json!({
-        "code": "invalid", "message": "the filter is not understood", "hint": null,
-        "findings": [{
-            "severity": "error", "code": "bad-filter", "message": "unknown field `reson`", "help": "did you mean `reason`?",
-            "file": "where", "line": 1, "column": 14, "endLine": 1, "endColumn": 19
-        }]
-    });
-    let daemon = Daemon::play(Script::default().but("GET /v1/deadletters", [(400, error)]));
+    let daemon = daemon();
     let Ran { status, stdout, stderr } = daemon.run(&["dlq", "ls", "--where", "age > 1h and reson = poison"]);
     assert_eq!((status, stdout.as_str()), (2, ""));
     insta::assert_snapshot!(stderr, @r"
-    error[bad-filter]: unknown field `reson`
+    error[filter]: there is no field `reson`
      --> --where:1:14
       |
     1 | age > 1h and reson = poison
@@ -76,6 +69,11 @@ fn a_filter_that_is_not_understood_is_shown_with_its_place() {
     error: the filter is not understood
       hint: `meshctl dlq ls --help` shows the filter language
     ");
+    for (filter, complaint) in [("age >", "--where:1:6"), ("(", "--where:1:2"), ("reason = ripe", "--where:1:10")] {
+        let ran = daemon.run(&["dlq", "discard", "--yes", "--where", filter]);
+        assert_eq!((ran.status, ran.stderr.contains(complaint)), (2, true), "{filter}: {}", ran.stderr);
+    }
+    assert_eq!(daemon.asked(), [], "and nothing is changed");
 }
 
 #[test]
@@ -115,9 +113,9 @@ fn a_dead_letter_is_shown_whole() {
     let binary = daemon.run(&["dlq", "show", "deadletter/dl-2"]).stdout;
     assert!(binary.contains("  00000000  00 01 02 1b 5b 32 4a 1b"), "{binary}");
     assert!(!binary.contains('\u{1b}'), "no header of a stranger moves the cursor");
-    assert!(daemon.run(&["dlq", "show", "dl-1", "--as", "hex"]).stdout.contains("|{\"orderId\":\"o-1|"));
+    assert!(daemon.run(&["dlq", "show", "dl-1", "--as", "hex"]).stdout.contains("|{\"orderId\":\"o-1\"|"));
     let ran = daemon.run(&["dlq", "show", "dl-2", "--as", "json"]);
-    assert_eq!((ran.status, ran.stderr.contains("(7 bytes) is no JSON")), (1, true), "{}", ran.stderr);
+    assert_eq!((ran.status, ran.stderr.contains("(8 bytes) is not JSON")), (1, true), "{}", ran.stderr);
     assert_eq!(daemon.run(&["dlq", "show", "dl-1", "-o", "jsonpath={.history[*].status}"]).stdout, "500 null\n");
     assert_eq!(daemon.run(&["dlq", "show", "dl-9"]).status, 3);
 }
@@ -165,7 +163,11 @@ fn a_replay_says_how_it_ended() {
     assert!(ran.stderr.contains("1 of 2 messages are still pending"), "{}", ran.stderr);
     assert!(ran.stderr.contains("`meshctl replay cancel r-1` ends it"), "{}", ran.stderr);
 
-    let ran = replaying(vec![replay("r-1", "cancelled", 1, 1, 0)]).run(&["replay", "show", "r-1", "-w"]);
+    let running = replay("r-1", "running", 1, 0, 0);
+    let list = json!({ "apiVersion": "meshctl/v1", "kind": "ReplayList", "items": [running] });
+    let cancelled = (200, replay("r-1", "cancelled", 1, 1, 0));
+    let script = Script::default().but("GET /v1/replays", [(200, list)]).but("GET /v1/replays/r-1", [cancelled]);
+    let ran = Daemon::play(script).run(&["replay", "show", "r", "-w"]);
     assert_eq!((ran.status, ran.stderr.contains("1 messages were not issued")), (1, true), "{}", ran.stderr);
 
     let daemon = replaying(vec![]);
@@ -204,7 +206,7 @@ fn a_dry_run_states_its_radius_and_changes_nothing() {
         let ran = daemon.run(&["dlq", deed, "--all", "--dry-run", "-o", "json"]);
         assert_eq!(ran.status, 0, "{deed}: {}", ran.stderr);
     }
-    assert!(daemon.asked().iter().all(|(call, body)| body["dryRun"] == json!(true)), "{:?}", daemon.asked());
+    assert!(daemon.asked().iter().all(|(_, body)| body["dryRun"] == json!(true)), "{:?}", daemon.asked());
 }
 
 #[test]
@@ -238,22 +240,26 @@ fn dead_letters_leave_and_come_as_lines() {
     );
     let file = daemon.dir.path().join("dead.ndjson");
     let path = file.to_str().expect("text").to_owned();
-    // Three lines of 600 KB fill three pieces.
-    let line = |at: u32| format!("{{\"id\":\"dl-{at}\",\"payloadBase64\":\"{}\"}}\n", "A".repeat(600_000));
-    std::fs::write(&file, format!("{}\n{}{}", line(1), line(2), line(3))).expect("written");
+    let line = |id: &str| {
+        let mut letter = letter(id);
+        letter["payloadBase64"] = "A".repeat(600_000).into();
+        format!("{letter}\n")
+    };
+    std::fs::write(&file, format!("{}\n{}{}", line("dl-1"), line("dl-2"), line("dl-3"))).expect("written");
+    let ran = daemon.run(&["dlq", "import", &path, "--dry-run"]);
+    assert_eq!(ran.stdout, "would have 1 dead letter imported, 2 were there already\n", "{}", ran.stderr);
+    assert_eq!(daemon.asked(), [], "a dry run only looks");
     let ran = daemon.run(&["dlq", "import", &path, "--reason", "moved"]);
-    assert_eq!(
-        (ran.status, ran.stdout.as_str()),
-        (0, "3 dead letters imported, 3 were there already\n"),
-        "each piece had one that was known: {}",
-        ran.stderr
-    );
-    let asked = daemon.asked();
-    assert_eq!(asked.len(), 3);
-    assert!(asked.iter().all(|(call, _)| call == "POST /v1/deadletters/import?reason=moved&dryRun=false"), "{asked:?}");
-    std::fs::write(&file, "{}\nnot JSON\n").expect("written");
-    let ran = daemon.run(&["dlq", "import", &path]);
-    assert_eq!((ran.status, ran.stderr.contains("line 2 is not a JSON object")), (2, true), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "1 dead letter imported, 1 was there already\n", "{}", ran.stderr);
+    let (call, body) = daemon.asked().pop().expect("it was imported");
+    assert_eq!(call, "POST /v1/deadletters/import?reason=moved");
+    assert_eq!(body.as_str().map(|lines| lines.lines().count()), Some(3), "whole, in one request");
+
+    std::fs::write(&file, format!("{}not JSON\n", line("dl-1"))).expect("written");
+    for words in [&["dlq", "import", &path][..], &["dlq", "import", &path, "--dry-run"]] {
+        let ran = daemon.run(words);
+        assert_eq!((ran.status, ran.stderr.contains("line 2 is not a dead letter")), (1, true), "{}", ran.stderr);
+    }
 }
 
 #[test]
@@ -277,13 +283,13 @@ fn replays_are_steered() {
 fn a_shell_completes_what_there_is() {
     let daemon = daemon();
     let completed = |words: &[&str]| {
-        let index = words.len().to_string();
+        let index = (words.len() + 1).to_string();
         let mut command = daemon.command(&[&["--", "meshctl"], words, &[""]].concat());
         command.envs([("COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", &index), ("_CLAP_IFS", "\n")]);
         String::from_utf8(command.output().expect("meshctl runs").stdout).expect("text")
     };
-    assert!(completed(&["channel", "publish"]).contains("order.placed\nstock.low\n"));
-    assert!(completed(&["channel", "pause"]).contains("order.placed/billing\n"));
-    assert!(completed(&["dlq", "show"]).contains("dl-2\ndl-1\n"));
-    assert!(completed(&["replay", "cancel"]).contains("r-1\n"));
+    assert!(completed(&["channel", "publish"]).contains("order.placed"));
+    assert!(completed(&["channel", "pause"]).contains("order.placed/billing"));
+    assert!(completed(&["dlq", "show"]).contains("dl-2"));
+    assert!(completed(&["replay", "cancel"]).contains("r-1"));
 }

@@ -24,7 +24,7 @@ Examples:
   meshctl apply -f topologies/ --reason 'two more instances for the sale'
   meshctl plan shop.yaml --out p && meshctl apply p
   meshctl apply shop.yaml --dry-run
-  meshctl apply shop.yaml --discard-messages    # a channel with messages in it is no longer in the file
+  meshctl apply shop.yaml --discard-messages   # where a channel in use goes away
 
 A daemon is started where none runs. Ctrl-C detaches: the change goes on.
 Off a terminal nothing is asked, removals included: the file is the wish, and the plan is shown."

@@ -17,7 +17,8 @@ Examples:
   meshctl audit --limit 1000 -o wide
   meshctl audit -o json | jq -r '.items[] | select(.action == \"deadletter.discard\") | .reason'
 
-Oldest first. Each entry holds the digest of the one before it, so that none can be changed or taken out unseen.")]
+Oldest first. Each entry holds the digest of the one before it, so that none can
+be changed or taken out unseen.")]
 pub struct Args {
     /// How many, at most: the latest
     #[arg(long, value_name = "N", default_value_t = 100)]

@@ -19,7 +19,7 @@ use crate::show;
 /// Look at channels, publish to them, read along, stop and start their delivery
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the channels: how much waits in them, how fast they flow, what is dead
+    /// List the channels: what waits in them, how fast they flow
     #[command(
         visible_alias = "list",
         after_help = "\
@@ -29,8 +29,9 @@ Examples:
   meshctl channel ls -o wide --sort-by .depth
   meshctl channel ls -o jsonpath='{.items[?(@.depth>1000)].name}'
 
-DEPTH is what some subscription has yet to settle, LAG the same summed over the subscriptions, IN FLIGHT what a courier
-delivers now. `meshctl get subscriptions` shows each subscription."
+DEPTH: what some subscription has yet to settle. LAG: the same, summed over the
+subscriptions. IN FLIGHT: what couriers deliver now.
+`meshctl get subscriptions` shows each subscription."
     )]
     Ls(ListArgs),
     /// Show everything about a channel and its subscriptions
@@ -41,7 +42,7 @@ Examples:
     Describe(DescribeArgs),
     Publish(publish::Args),
     Tail(tail::Args),
-    /// Stop delivery to a channel's subscriptions, or to one; publishing goes on, and nothing is lost
+    /// Stop delivery to a channel's subscriptions, or to one; nothing is lost
     #[command(after_help = "\
 Examples:
   meshctl channel pause order.placed/billing --reason 'billing is being migrated'

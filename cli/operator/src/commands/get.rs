@@ -23,8 +23,9 @@ Examples:
   meshctl get service/orders -o jsonpath='{.instances[*].pid}'
   meshctl get instances --sort-by .restarts -w
 
-Kinds: service svc, instance inst, route rt, edge, endpoint ep, gateway gw, revision rev, event ev, breaker cb,
-channel ch, subscription sub, message msg, deadletter dl, replay, ledger, audit.")]
+Kinds: service svc, instance inst, route rt, edge, endpoint ep, gateway gw,
+revision rev, event ev, breaker cb, channel ch, subscription sub, message msg,
+deadletter dl, replay, ledger, audit.")]
 pub struct Args {
     /// KIND[,KIND…] [NAME…], or KIND/NAME…
     #[arg(value_name = "KIND[/NAME]", required = true)]

@@ -11,7 +11,7 @@ use crate::output::{self, Format, document, print, sign};
 use crate::session::Session;
 use crate::show;
 
-/// Account for every message: accepted = processed + in flight + retrying + dead + parked + discarded
+/// Account for every message that was accepted: where is it now?
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -20,7 +20,9 @@ Examples:
   meshctl ledger -o jsonpath='{.items[?(@.balanced==false)].name}'
   watch meshctl ledger
 
-Each number is counted on its own. Exit status: 0 if every subscription is balanced, 1 if not.")]
+accepted = processed + in flight + retrying + dead + parked + discarded,
+each of them counted on its own.
+Exit status: 0 if every subscription is balanced, 1 if not.")]
 pub struct Args {
     /// All channels where left out
     #[arg(value_name = "CHANNEL", add = channel_names())]

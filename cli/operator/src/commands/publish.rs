@@ -27,8 +27,10 @@ Examples:
   jq -c '.orders[]' orders.json | meshctl channel publish order.placed --lines
   meshctl channel publish order.placed @order.json --idempotency-key import-7
 
-The content type is application/json, text/plain or application/octet-stream, by what the body is, unless it is given.
-With --lines and --idempotency-key K line 3 has the key K/3: publishing the same file again repeats nothing.")]
+Where no content type is given, it is application/json, text/plain or
+application/octet-stream, by what the body is.
+With --lines and --idempotency-key K line 3 has the key K/3, so that publishing
+the same file again repeats nothing.")]
 pub struct Args {
     /// The channel
     #[arg(value_name = "CHANNEL", add = channel_names())]

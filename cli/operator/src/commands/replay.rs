@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use meshctl_api::client::Client;
-use meshctl_api::view::messages::PauseRequest;
+use meshctl_api::view::messages::{PauseRequest, Replay};
 use meshctl_model::exit;
 use meshctl_model::units::Span;
 
@@ -31,33 +31,34 @@ Examples:
     /// Show everything about a replay, or follow it to its end
     #[command(after_help = "\
 Examples:
-  meshctl replay show 0192f6
-  meshctl replay show 0192f6 -w --timeout 1h
-  meshctl replay show 0192f6 -o jsonpath='{.pending}'
+  meshctl replay show 01936f0e
+  meshctl replay show 01936f0e -w --timeout 1h
+  meshctl replay show 01936f0e -o jsonpath='{.pending}'
 
-With -w the exit status is 0 if all were processed, 1 if some failed again, 5 if some are pending when the time is over.")]
+With -w the exit status is 0 if all were processed, 1 if some failed again, 5 if
+some are pending when the time is over. The beginning of an id is enough.")]
     Show(ShowArgs),
     /// Issue no more for now; what is issued is delivered
     #[command(after_help = "\
 Examples:
-  meshctl replay pause 0192f6 --reason 'billing is too slow'
-  meshctl replay resume 0192f6")]
+  meshctl replay pause 01936f0e --reason 'billing is too slow'
+  meshctl replay resume 01936f0e")]
     Pause(TurnArgs),
     /// Go on where a replay was paused
     #[command(after_help = "\
 Examples:
-  meshctl replay resume 0192f6")]
+  meshctl replay resume 01936f0e")]
     Resume(TurnArgs),
     /// Issue no more: what was not issued stays a dead letter
     #[command(after_help = "\
 Examples:
-  meshctl replay cancel 0192f6 --reason 'they fail again'")]
+  meshctl replay cancel 01936f0e --reason 'they fail again'")]
     Cancel(TurnArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// Its id
+    /// Its id, or the beginning of it
     #[arg(value_name = "ID", add = replay_ids())]
     id: String,
 
@@ -75,7 +76,7 @@ pub struct ShowArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct TurnArgs {
-    /// Its id
+    /// Its id, or the beginning of it
     #[arg(value_name = "ID", add = replay_ids())]
     id: String,
 
@@ -103,25 +104,21 @@ pub(super) async fn run(session: &Session, command: Command) -> Outcome {
 }
 
 async fn show(session: &Session, args: &ShowArgs) -> Outcome {
-    let id = bare(&args.id);
     let format = &args.output.output;
-    if !args.watch {
-        let selection = Selection { kind: Kind::Replay, names: vec![id.to_owned()] };
-        return page(session, &[selection], format).await;
-    }
     let client = session.daemon().await?;
-    must_exist(&client, id).await?;
-    let replay = client.replay(id).await?;
+    let replay = find(&client, &args.id).await?;
+    if !args.watch {
+        return page(session, &[Selection { kind: Kind::Replay, names: vec![replay.replay_id] }], format).await;
+    }
     replays::pursue(session, &client, replay, args.timeout.get(), format).await
 }
 
 async fn turn(session: &Session, action: &str, args: &TurnArgs) -> Outcome {
-    let id = bare(&args.id);
     let client = session.daemon().await?;
-    must_exist(&client, id).await?;
+    let replay = find(&client, &args.id).await?;
+    let id = &replay.replay_id;
     let format = &args.deed.output.output;
     if args.deed.dry_run {
-        let replay = client.replay(id).await?;
         match format {
             Format::Table | Format::Wide => {
                 print_line(format_args!("replay/{id}, which is {}: would {action} it", replay.state))?;
@@ -139,15 +136,16 @@ async fn turn(session: &Session, action: &str, args: &TurnArgs) -> Outcome {
     Ok(exit::OK)
 }
 
-/// An id without its kind, as `-o name` writes it.
-fn bare(id: &str) -> &str {
-    id.strip_prefix("replay/").unwrap_or(id)
-}
-
-async fn must_exist(client: &Client, id: &str) -> Result<(), Failure> {
-    let replays = client.replays().await?.items;
-    match replays.iter().any(|replay| replay.replay_id == id) {
-        true => Ok(()),
-        false => Err(no_such(Kind::Replay, id, replays.iter().map(|replay| replay.replay_id.as_str()))),
+/// The replay of that id, or the only one whose id begins so.
+async fn find(client: &Client, id: &str) -> Result<Replay, Failure> {
+    // As `-o name` writes it.
+    let id = id.strip_prefix("replay/").unwrap_or(id);
+    let mut replays = client.replays().await?.items;
+    let mut found = (0..replays.len()).filter(|at| replays[*at].replay_id.starts_with(id));
+    match (found.next(), found.next()) {
+        (Some(at), None) => Ok(replays.swap_remove(at)),
+        (Some(_), Some(_)) => Err(Failure::usage(format!("the ids of several replays begin with `{id}`"))
+            .hint("write more of it; `meshctl replay ls` shows them")),
+        (None, _) => Err(no_such(Kind::Replay, id, replays.iter().map(|replay| replay.replay_id.as_str()))),
     }
 }

@@ -23,7 +23,8 @@ Examples:
   meshctl channel tail order.placed --last 5 -o wide
   meshctl channel tail order.placed --since 10m -o json | jq .payload
 
-A line is the time, the key and the payload; -o wide adds id, place, type and publisher, -o json everything.")]
+A line is the time, the key and the payload; -o wide adds id, place, type and
+publisher, -o json everything.")]
 pub struct Args {
     /// The channel
     #[arg(value_name = "CHANNEL", add = channel_names())]

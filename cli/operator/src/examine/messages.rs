@@ -49,7 +49,10 @@ pub(super) fn examine(facts: &Facts) -> Vec<Check> {
 
 fn broker(facts: &Facts) -> Check {
     match &facts.channels {
-        Ok(channels) if facts.broker.ready > 0 => good(format!("the broker answers: {} channels", channels.len())),
+        Ok(channels) if facts.broker.ready > 0 => good(match channels.len() {
+            1 => "the broker answers: 1 channel".to_owned(),
+            count => format!("the broker answers: {count} channels"),
+        }),
         Ok(_) => broken("the broker is not ready", "`meshctl logs broker` shows why; publishers wait meanwhile"),
         Err(failure) => broken(format!("the broker does not answer: {}", failure.message), remedy(failure)),
     }

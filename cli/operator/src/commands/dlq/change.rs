@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::args::DeedArgs;
 use crate::ask;
 use crate::failure::{Failure, Outcome};
-use crate::letters::{SelectArgs, count, refused};
+use crate::letters::{SelectArgs, count};
 use crate::output::{self, document, print_line};
 use crate::session::Session;
 
@@ -56,7 +56,7 @@ impl Args {
 pub(super) async fn run(session: &Session, deed: Deed, args: &Args) -> Outcome {
     let select = args.select.query()?;
     if deed == Deed::Discard && !args.deed.yes && !args.deed.dry_run && !output::interactive() {
-        return Err(Failure::usage("discarding cannot be undone, and there is nobody to ask")
+        return Err(Failure::usage("discarded letters are in no list any more, and there is nobody to ask")
             .hint("add --yes if that is meant; --dry-run shows how many there are"));
     }
     let client = session.daemon().await?;
@@ -78,14 +78,15 @@ pub(super) async fn run(session: &Session, deed: Deed, args: &Args) -> Outcome {
     }
     let outcome = call(&client, deed, &request).await?;
     report(&outcome, deed.past(), args)?;
-    if deed == Deed::Park && outcome.changed > 0 && !outcome.dry_run {
-        session.say("`meshctl dlq restore --where 'state = parked'` makes them dead letters again");
+    if deed != Deed::Restore && outcome.changed > 0 && !outcome.dry_run {
+        let state = deed.past();
+        session.say(format_args!("`meshctl dlq restore --where 'state = {state}'` makes them dead letters again"));
     }
     Ok(exit::OK)
 }
 
 async fn call(client: &Client, deed: Deed, request: &DeadLetterRequest) -> Result<DeadLetterOutcome, Failure> {
-    client.change_dead_letters(deed.verb(), request).await.map_err(|error| refused(error, &request.select))
+    client.change_dead_letters(deed.verb(), request).await.map_err(Failure::from)
 }
 
 fn report(outcome: &DeadLetterOutcome, past: &str, args: &Args) -> Result<(), Failure> {

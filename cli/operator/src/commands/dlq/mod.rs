@@ -14,7 +14,7 @@ use meshctl_model::units::Span;
 
 use crate::args::TableArgs;
 use crate::failure::{Failure, Outcome};
-use crate::letters::refused;
+use crate::letters::understood;
 use crate::output::{self, Format, document, print};
 use crate::session::Session;
 use crate::show as listings;
@@ -23,7 +23,7 @@ use change::Deed;
 /// Look at dead letters, find out why they died, and replay, discard or keep them
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List dead letters, the latest first, or count them by what they have in common
+    /// List dead letters, the latest first, or count them by what is alike
     #[command(
         visible_alias = "list",
         after_help = "\
@@ -31,12 +31,18 @@ Examples:
   meshctl dlq ls
   meshctl dlq ls --group-by fingerprint
   meshctl dlq ls --where 'reason = poison and age > 1h'
-  meshctl dlq ls --where 'channel = \"order.placed\" and not error ~ \"timeout\"' -o wide
-  meshctl dlq ls --where 'class in (timeout, unreachable)' -o name | xargs meshctl dlq replay
+  meshctl dlq ls --where 'subscription = billing and not error ~ \"timed out\"'
+  meshctl dlq ls --where 'class = timeout' -o name | xargs meshctl dlq park
 
-Filter: FIELD OPERATOR VALUE, joined by and, or, not and parentheses. Operators: = != < <= > >= ~ (contains) in (a, b).
-Fields: reason, class, error, channel, subscription, state, fingerprint, age, attempts, key, message, replay.
-Values: words, \"quoted texts\", numbers, durations such as 1h30m, times such as 2026-11-23T10:00:00Z."
+Filter: FIELD OPERATOR VALUE, joined by and, or, not and parentheses.
+Operators: = != < <= > >= ~ (contains) in (a, b).
+Fields: age, attempts, channel, class, error, fingerprint, firstFailedAt, id,
+key, lastFailedAt, messageId, reason, replayId, sizeBytes, state, subscription,
+traceId, type.
+Values: words, \"quoted texts\", numbers, sizes such as 64KiB, durations such as
+1h30m, times such as 2026-11-23T10:00:00Z.
+Letters that are processed or discarded are listed where the filter asks for a
+state: 'state = discarded'."
     )]
     Ls(LsArgs),
     Show(show::Args),
@@ -44,21 +50,21 @@ Values: words, \"quoted texts\", numbers, durations such as 1h30m, times such as
     /// Throw dead letters away: they are delivered no more, and the ledger says so
     #[command(after_help = "\
 Examples:
-  meshctl dlq discard --where 'reason = poison and age > 7d' --reason 'orders of the load test'
-  meshctl dlq discard 0192f6 --dry-run
-  meshctl dlq export --where 'age > 30d' > old.ndjson && meshctl dlq discard --where 'age > 30d' --yes")]
+  meshctl dlq discard --where 'reason = poison' --reason 'load test'
+  meshctl dlq discard 4f1c09ab77d2e310 --dry-run
+  meshctl dlq discard --where 'age > 30d' --yes")]
     Discard(change::Args),
     /// Put dead letters aside: neither replayed nor counted as dead, until they are restored
     #[command(after_help = "\
 Examples:
-  meshctl dlq park --where 'fingerprint = \"9f2c\"' --reason 'waits for the new version of billing'
+  meshctl dlq park --where 'subscription = billing' --reason 'waits for 1.4'
   meshctl dlq restore --where 'state = parked'")]
     Park(change::Args),
-    /// Make parked letters dead letters again
+    /// Make parked or discarded letters dead letters again
     #[command(after_help = "\
 Examples:
   meshctl dlq restore --where 'state = parked'
-  meshctl dlq restore --all --dry-run")]
+  meshctl dlq restore --where 'state = discarded and age < 1h' --dry-run")]
     Restore(change::Args),
     Export(transfer::ExportArgs),
     Import(transfer::ImportArgs),
@@ -132,6 +138,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Outcome {
 }
 
 async fn ls(session: &Session, args: LsArgs) -> Outcome {
+    understood(args.filter.as_deref())?;
     let client = session.daemon().await?;
     let query = DeadLetterQuery {
         ids: None,
@@ -146,7 +153,7 @@ async fn ls(session: &Session, args: LsArgs) -> Outcome {
 }
 
 async fn letters(session: &Session, client: &Client, query: &DeadLetterQuery, limit: u32, args: &TableArgs) -> Outcome {
-    let letters = client.dead_letters(query).await.map_err(|error| refused(error, query))?.items;
+    let letters = client.dead_letters(query).await?.items;
     let listing = listings::dead_letters(letters, Timestamp::now()).sorted(args.sort_by.as_deref())?;
     let format = &args.output.output;
     if document(format, &listing.document())? {
@@ -170,7 +177,7 @@ async fn groups(session: &Session, client: &Client, query: &DeadLetterQuery, by:
     if args.sort_by.is_some() {
         return Err(Failure::usage("groups come largest first; --sort-by sorts only what is not grouped"));
     }
-    let groups = client.dead_letter_groups(query).await.map_err(|error| refused(error, query))?;
+    let groups = client.dead_letter_groups(query).await?;
     if document(format, &groups)? {
         return Ok(exit::OK);
     }

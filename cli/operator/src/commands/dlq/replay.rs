@@ -8,7 +8,7 @@ use meshctl_model::units::{Rate, Span};
 
 use crate::args::ChangeArgs;
 use crate::failure::{Failure, Outcome};
-use crate::letters::{SelectArgs, count, refused};
+use crate::letters::{SelectArgs, count};
 use crate::output::{self, Cell, Format, Table, print, print_line};
 use crate::session::Session;
 use crate::{ask, replays};
@@ -17,14 +17,16 @@ use crate::{ask, replays};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  meshctl dlq replay --where 'subscription = billing and reason = exhausted' --dry-run
-  meshctl dlq replay --where 'fingerprint = \"9f2c\"' --rate 50/s --reason 'billing 1.4 is out'
-  meshctl dlq replay 0192f6 0192f7
+  meshctl dlq replay --where 'reason = exhausted and age < 1h' --dry-run
+  meshctl dlq replay --where 'subscription = billing' --rate 50/s
+  meshctl dlq replay 4f1c09ab77d2e310 b07e55c2aa9013d8
   meshctl dlq replay --all --wait=false
 
-The set is frozen when the replay begins: it is issued once, whatever dies meanwhile, whoever asks again, and even if the
-daemon is killed half way. Ctrl-C detaches; `meshctl replay ls` lists replays, `meshctl replay show ID -w` follows one.
-Exit status: 0 if all were processed, 1 if some failed again, 5 if some are pending when the time is over.")]
+The set is frozen when the replay begins: it is issued once, whatever dies
+meanwhile, whoever asks again, and even if the daemon is killed half way.
+Ctrl-C detaches; `meshctl replay ls` lists replays, `replay show ID -w` follows.
+Exit status: 0 if all were processed, 1 if some failed again, 5 if some are
+pending when the time is over.")]
 pub struct Args {
     #[command(flatten)]
     select: SelectArgs,
@@ -80,7 +82,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
 }
 
 async fn start(client: &Client, request: &DeadLetterRequest) -> Result<Replay, Failure> {
-    client.start_replay(request).await.map_err(|error| refused(error, &request.select))
+    client.start_replay(request).await.map_err(Failure::from)
 }
 
 /// A dry run's result.

@@ -19,9 +19,9 @@ use crate::show::{self, size};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  meshctl dlq show 0192f6
-  meshctl dlq show 0192f6 --as hex
-  meshctl dlq show 0192f6 -o jsonpath='{.payloadBase64}' | base64 -d > payload")]
+  meshctl dlq show 4f1c09ab77d2e310
+  meshctl dlq show 4f1c09ab77d2e310 --as hex
+  meshctl dlq show 4f1c09ab77d2e310 -o jsonpath=.payloadBase64 | base64 -d")]
 pub struct Args {
     /// Its id
     #[arg(value_name = "ID", add = dead_letter_ids())]

@@ -3,21 +3,24 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+use futures_util::stream;
 use meshctl_api::client::Client;
-use meshctl_api::view::messages::{DeadLetterOutcome, ImportQuery};
+use meshctl_api::view::messages::{DeadLetter, DeadLetterOutcome, DeadLetterQuery};
 use meshctl_model::exit;
 use meshctl_model::units::Span;
 
 use super::change::Outcomes;
-use crate::args::DeedArgs;
+use crate::args::OutputArgs;
 use crate::failure::{Failure, Outcome};
-use crate::letters::{SelectArgs, count, refused};
+use crate::letters::{SelectArgs, count};
 use crate::output::{document, print_line};
 use crate::session::Session;
 
-/// What is sent at once; a line that is longer goes alone.
-const PIECE: usize = 1 << 20;
+/// How many ids a dry run asks for at once.
+const ASKED: usize = 100;
 
 /// Write dead letters to stdout, each a line of JSON with everything that is known of it
 #[derive(Debug, clap::Args)]
@@ -25,7 +28,7 @@ const PIECE: usize = 1 << 20;
 Examples:
   meshctl dlq export > dead.ndjson
   meshctl dlq export --where 'subscription = billing' | jq -r .error | sort | uniq -c
-  meshctl dlq export 0192f6 | meshctl --state-dir /var/lib/other dlq import -")]
+  meshctl dlq export --all | meshctl --state-dir /var/lib/other dlq import -")]
 pub struct ExportArgs {
     #[command(flatten)]
     select: SelectArgs,
@@ -43,20 +46,31 @@ pub struct ImportArgs {
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: PathBuf,
 
+    /// Show what would be taken in and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+
+    /// How long it may take
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    timeout: Span,
+
     #[command(flatten)]
-    deed: DeedArgs,
+    output: OutputArgs,
 }
 
 impl ImportArgs {
     pub(super) fn timeout(&self) -> Span {
-        self.deed.timeout
+        self.timeout
     }
 }
 
 pub(super) async fn export(session: &Session, args: &ExportArgs) -> Outcome {
     let client = session.daemon().await?;
-    let query = args.select.query_or_all();
-    let mut lines = client.export(&query).await.map_err(|error| refused(error, &query))?;
+    let mut lines = client.export(&args.select.query_or_all()?).await?;
     let mut exported = 0;
     while let Some(line) = lines.next().await? {
         print_line(line)?;
@@ -67,80 +81,87 @@ pub(super) async fn export(session: &Session, args: &ExportArgs) -> Outcome {
 }
 
 pub(super) async fn import(session: &Session, args: ImportArgs) -> Outcome {
-    let format = &args.deed.output.output;
+    let format = &args.output.output;
     format.must_not_be_names()?;
     let source = open(&args.file)?;
     let client = session.daemon().await?;
-    let query = ImportQuery { reason: args.deed.reason.clone(), dry_run: args.deed.dry_run };
-    let mut total = DeadLetterOutcome {
-        action: "import".into(),
-        fingerprint: String::new(),
-        selected: 0,
-        changed: 0,
-        dry_run: args.deed.dry_run,
-    };
-    let sent = send_all(&client, source, &query, &mut total).await;
-    sent.map_err(|failure| match total.selected {
-        0 => failure,
-        // What was taken in is not taken in twice.
-        _ => failure.hint(format!("{} before that were taken in; import the same file again", count(total.changed))),
-    })?;
-    if document(format, &Outcomes::of(&total))? {
+    let outcome = if args.dry_run { preview(&client, source).await? } else { send(&client, source, &args).await? };
+    if document(format, &Outcomes::of(&outcome))? {
         return Ok(exit::OK);
     }
-    let known = match total.selected - total.changed.min(total.selected) {
+    let known = match outcome.selected.saturating_sub(outcome.changed) {
         0 => String::new(),
+        1 => ", 1 was there already".to_owned(),
         known => format!(", {known} were there already"),
     };
-    let (would, done) = if total.dry_run { ("would have ", " imported") } else { ("", " imported") };
-    print_line(format_args!("{would}{}{done}{known}", count(total.changed)))?;
+    let would = if outcome.dry_run { "would have " } else { "" };
+    print_line(format_args!("{would}{} imported{known}", count(outcome.changed)))?;
     Ok(exit::OK)
 }
 
-fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
+fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, Failure> {
     if path == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
+        return Ok(Box::new(BufReader::new(io::stdin())));
     }
     let file = File::open(path).map_err(|error| Failure::file(format!("cannot read {}", path.display()), &error))?;
     Ok(Box::new(BufReader::new(file)))
 }
 
-/// Sends piece after piece, so that no file is too large.
-async fn send_all(
-    client: &Client,
-    source: Box<dyn BufRead>,
-    query: &ImportQuery,
-    total: &mut DeadLetterOutcome,
-) -> Result<(), Failure> {
-    let mut piece = String::new();
-    for (at, line) in source.lines().enumerate() {
+/// The dead letters of a file, each with its line, up to the first that is none.
+fn letters(source: impl BufRead) -> impl Iterator<Item = Result<(DeadLetter, String), Failure>> {
+    source.lines().enumerate().filter_map(|(at, line)| {
         let number = at + 1;
-        let line = line.map_err(|error| Failure::file(format_args!("cannot read line {number}"), &error))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        if !serde_json::from_str::<serde_json::Value>(&line).is_ok_and(|value| value.is_object()) {
-            return Err(Failure::usage(format!("line {number} is not a JSON object"))
-                .hint("what `meshctl dlq export` writes can be imported"));
-        }
-        if !piece.is_empty() && piece.len() + line.len() > PIECE {
-            send(client, std::mem::take(&mut piece), query, total).await?;
-        }
-        piece.push_str(&line);
-        piece.push('\n');
-    }
-    if piece.is_empty() { Ok(()) } else { send(client, piece, query, total).await }
+        let line = match line {
+            Ok(line) if line.trim().is_empty() => return None,
+            Ok(line) => line,
+            Err(error) => return Some(Err(Failure::file(format_args!("cannot read line {number}"), &error))),
+        };
+        let letter = serde_json::from_str(&line).map_err(|error| {
+            Failure::new(exit::FAILURE, format!("line {number} is not a dead letter"))
+                .caused_by(&error)
+                .hint("what `meshctl dlq export` writes can be imported")
+        });
+        Some(letter.map(|letter| (letter, line)))
+    })
 }
 
+/// Sends line after line, so that no file is too large.
 async fn send(
     client: &Client,
-    piece: String,
-    query: &ImportQuery,
-    total: &mut DeadLetterOutcome,
-) -> Result<(), Failure> {
-    let outcome = client.import(piece, query).await?;
-    total.selected += outcome.selected;
-    total.changed += outcome.changed;
-    total.fingerprint = outcome.fingerprint;
-    Ok(())
+    source: Box<dyn BufRead + Send>,
+    args: &ImportArgs,
+) -> Result<DeadLetterOutcome, Failure> {
+    let mistake = Arc::new(OnceLock::new());
+    let found = Arc::clone(&mistake);
+    let lines = letters(source).map(move |letter| match letter {
+        Ok((_, line)) => Ok(Bytes::from(line + "\n")),
+        Err(failure) => {
+            // The request ends with it; what it was is told below.
+            let said = failure.message.clone();
+            let _ = found.set(failure);
+            Err(io::Error::other(said))
+        }
+    });
+    let sent = client.import(stream::iter(lines), args.reason.as_deref(), args.timeout.get()).await;
+    sent.map_err(|error| {
+        let failure = Arc::into_inner(mistake).and_then(OnceLock::into_inner).unwrap_or_else(|| error.into());
+        let hint = failure.hint.clone().unwrap_or_else(|| "correct it".to_owned());
+        failure.hint(format!("{hint}; lines before it may be imported already: import the whole again"))
+    })
+}
+
+/// What sending would come to.
+async fn preview(client: &Client, source: Box<dyn BufRead + Send>) -> Result<DeadLetterOutcome, Failure> {
+    let mut ids = Vec::new();
+    for letter in letters(source) {
+        ids.push(letter?.0.id);
+    }
+    let mut known = 0;
+    for ids in ids.chunks(ASKED) {
+        let query = DeadLetterQuery { ids: Some(ids.join(",")), limit: Some(0), ..DeadLetterQuery::default() };
+        known += client.dead_letters(&query).await?.items.len() as u64;
+    }
+    let selected = ids.len() as u64;
+    let changed = selected.saturating_sub(known);
+    Ok(DeadLetterOutcome { action: "import".into(), fingerprint: String::new(), selected, changed, dry_run: true })
 }
