@@ -24,7 +24,7 @@ impl Bench {
     }
 
     fn runtime(&self) -> ProcessRuntime {
-        ProcessRuntime::new(self.state.path(), shim_executable()).unwrap()
+        ProcessRuntime::new(self.state.path(), executable()).unwrap()
     }
 
     fn script(&self, id: &str, text: &str) -> InstanceSpec {
@@ -53,12 +53,12 @@ impl Drop for Bench {
     }
 }
 
-/// `examples/shim.rs`, which Cargo builds with the tests.
-fn shim_executable() -> PathBuf {
+/// `examples/nursery.rs`, which Cargo builds with the tests.
+fn executable() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let shim = test.ancestors().nth(2).unwrap().join("examples/shim");
-    assert!(shim.exists(), "{} is missing: run `cargo build -p meshctl-drivers --examples`", shim.display());
-    shim
+    let roles = test.ancestors().nth(2).unwrap().join("examples/nursery");
+    assert!(roles.exists(), "{} is missing: run `cargo build -p meshctl-drivers --examples`", roles.display());
+    roles
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,7 +262,7 @@ async fn a_program_that_is_being_written_is_tried_again() {
 async fn shim(dir: &Path, heard: bool) -> std::process::Output {
     let (listener, pipe) = std::io::pipe().unwrap();
     let _listener = heard.then_some(listener);
-    let mut command = tokio::process::Command::new(shim_executable());
+    let mut command = tokio::process::Command::new(executable());
     command.arg("shim").arg(dir).stdout(pipe);
     let child = command.spawn().unwrap();
     drop(command);
@@ -412,7 +412,7 @@ async fn a_limit_of_processor_time_holds_or_its_lack_is_said() {
 async fn a_role_of_meshctl_runs_with_its_arguments() {
     let bench = Bench::new();
     let mut spec = bench.script("role", "");
-    // The example ends with status 2 unless it is told to be a shim.
+    // The example ends with status 2 unless it is told a role.
     spec.program = Program::Meshctl(Vec::new());
     let (runtime, ..) = bench.start(&spec).await;
     assert_eq!(within("the end", runtime.exited("role")).await.code, Some(2));
