@@ -23,7 +23,7 @@ use rustix::process::setsid;
 
 use super::folder::{Refusal, Report, about};
 use super::fork::{Side, fork, reap_children};
-use super::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
+use super::proc::{self, INSTANCE_LABEL, STATE_DIR_LABEL};
 use super::shim;
 use super::title::{ROOM, Title};
 
@@ -32,7 +32,7 @@ const LONGEST_NAME: usize = 255;
 /// The longest path that the kernel takes.
 const LONGEST_PATH: usize = 4096;
 
-/// The daemon's end. The process is started when the first shim is wanted, and again when it has died.
+/// The daemon's end. The process is started at once, so that no instance waits for it, and again when it has died.
 #[derive(Debug)]
 pub(super) struct Nursery {
     executable: PathBuf,
@@ -48,7 +48,9 @@ struct Process {
 
 impl Nursery {
     pub(super) fn new(executable: PathBuf, state_dir: PathBuf) -> Self {
-        Self { executable, state_dir, process: Mutex::new(None) }
+        // What stands in its way stands in the way of the first shim as well, and is told then.
+        let process = Process::start(&executable, &state_dir).ok();
+        Self { executable, state_dir, process: Mutex::new(process) }
     }
 
     /// Starts a shim for the instance in `dir`. What it reports can be read from the pipe, whose end is the end of what it
@@ -125,6 +127,8 @@ pub fn main() -> ExitCode {
     // Found now: the file may be replaced while we run.
     let Ok(executable) = std::env::current_exe() else { return ExitCode::FAILURE };
     let title = Title::find();
+    // What is the same for every shim is looked up once: the copies have it.
+    let _ = proc::process_id(std::process::id());
     while let Some((dir, report)) = request(io::stdin().as_fd()) {
         match fork() {
             Ok(Side::Parent) => {}
