@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -25,15 +26,20 @@ def binary():
 
 
 def free_ports(count):
-    """Ports that are free now; all are held until all are found, so that they differ."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
+    """Ports that are free now, below those that the kernel gives to clients: a connection to one of these may meet itself."""
+    ports, held = iter(random.sample(range(10_000, 20_000), 10_000)), []
+    while len(held) < count:
+        one = socket.socket()
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
+        try:
+            one.bind(("127.0.0.1", next(ports)))
+            held.append(one)
+        except OSError:
+            one.close()
+    found = [one.getsockname()[1] for one in held]
     for one in held:
         one.close()
-    return ports
+    return found
 
 
 def raise_descriptors():

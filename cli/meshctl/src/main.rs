@@ -49,9 +49,9 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or stale p
 69 no daemon, 77 not allowed, 78 invalid topology, 130 interrupted.";
 
 fn main() -> ExitCode {
-    // One shim runs for every instance: it needs none of what follows, and starts in a millisecond without it.
-    if let Some(folder) = roles::shim_folder() {
-        return meshctl_drivers::runtime::process::shim::main(&folder);
+    // Before anything that could start a thread, and nothing of what follows should be in every shim.
+    if roles::is_nursery() {
+        return meshctl_drivers::runtime::process::nursery::main();
     }
     CompleteEnv::with_factory(Meshctl::command).complete();
     let Meshctl { globals, command } = Meshctl::try_parse().unwrap_or_else(|error| without_hidden(error).exit());

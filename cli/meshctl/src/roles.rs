@@ -74,10 +74,9 @@ Examples:
     },
 }
 
-/// The folder of the instance, if this process is to be its shim.
-pub(crate) fn shim_folder() -> Option<PathBuf> {
-    let mut arguments = std::env::args_os().skip(1);
-    (arguments.next()? == "shim").then(|| arguments.next().map(PathBuf::from))?
+/// Whether this process is to be the nursery of a daemon.
+pub(crate) fn is_nursery() -> bool {
+    std::env::args_os().nth(1).is_some_and(|role| role == "nursery")
 }
 
 pub(crate) fn run(role: Role, globals: &Globals) -> ExitCode {

@@ -121,9 +121,10 @@ async fn answers(client: &Client, child: &mut Child, dir: &Path) -> Result<(), F
         if begun.elapsed() > START {
             return Err(Failure::new(exit::UNREACHABLE, format!("the daemon does not answer after {START:?}")));
         }
-        // Nothing tells of a socket that is about to listen; the pauses grow, so that waiting costs little.
+        // Nothing tells of a socket that is about to listen. The pauses grow with what has been waited already: waiting costs
+        // little, and of a short wait little is wasted.
         tokio::time::sleep(pause).await;
-        pause = (pause + Duration::from_millis(1)).min(Duration::from_millis(100));
+        pause = (begun.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(100));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the shim costs: the time until a hundred programs run, through the process runtime and by a bare loop of fork and
+//! What shims cost: the time until a hundred programs run, through the process runtime and by a bare loop of fork and
 //! exec, in alternation. `cargo run --release -p meshctl-drivers --example start_many [COUNT]`, after
 //! `cargo build --release -p meshctl-drivers --examples`.
 
@@ -49,8 +49,8 @@ fn bare(count: usize) -> Result<Duration, Box<dyn Error>> {
 
 async fn ours(count: usize) -> Result<Duration, Box<dyn Error>> {
     let state = std::env::temp_dir().join(format!("meshctl-start-many-{}", std::process::id()));
-    let shim: PathBuf = std::env::current_exe()?.with_file_name("shim");
-    let runtime = Arc::new(ProcessRuntime::new(&state, shim)?);
+    let nursery: PathBuf = std::env::current_exe()?.with_file_name("nursery");
+    let runtime = Arc::new(ProcessRuntime::new(&state, nursery)?);
     let begun = Instant::now();
     let starts: Vec<_> = (0..count)
         .map(|number| {

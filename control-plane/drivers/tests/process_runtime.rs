@@ -24,7 +24,7 @@ impl Bench {
     }
 
     fn runtime(&self) -> ProcessRuntime {
-        ProcessRuntime::new(self.state.path(), shim_executable()).unwrap()
+        ProcessRuntime::new(self.state.path(), executable()).unwrap()
     }
 
     fn script(&self, id: &str, text: &str) -> InstanceSpec {
@@ -53,12 +53,12 @@ impl Drop for Bench {
     }
 }
 
-/// `examples/shim.rs`, which Cargo builds with the tests.
-fn shim_executable() -> PathBuf {
+/// `examples/nursery.rs`, which Cargo builds with the tests.
+fn executable() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let shim = test.ancestors().nth(2).unwrap().join("examples/shim");
-    assert!(shim.exists(), "{} is missing: run `cargo build -p meshctl-drivers --examples`", shim.display());
-    shim
+    let roles = test.ancestors().nth(2).unwrap().join("examples/nursery");
+    assert!(roles.exists(), "{} is missing: run `cargo build -p meshctl-drivers --examples`", roles.display());
+    roles
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,11 +262,138 @@ async fn a_program_that_is_being_written_is_tried_again() {
 async fn shim(dir: &Path, heard: bool) -> std::process::Output {
     let (listener, pipe) = std::io::pipe().unwrap();
     let _listener = heard.then_some(listener);
-    let mut command = tokio::process::Command::new(shim_executable());
+    let mut command = tokio::process::Command::new(executable());
     command.arg("shim").arg(dir).stdout(pipe);
     let child = command.spawn().unwrap();
     drop(command);
     within("the end of a shim", child.wait_with_output()).await.unwrap()
+}
+
+/// The nursery that this test's runtime uses: the parent of its shims.
+fn nursery_of(program: &ProcessId) -> ProcessId {
+    let shim = shim_of(program).as_raw_nonzero().get().unsigned_abs();
+    let nursery = shim_of(&process_id(shim).unwrap()).as_raw_nonzero().get().unsigned_abs();
+    process_id(nursery).unwrap()
+}
+
+#[tokio::test]
+async fn instances_outlive_the_nursery_and_the_next_one_starts() {
+    let bench = Bench::new();
+    let (runtime, first, mut lines) = bench.start(&bench.script("first", "echo up; exec sleep 1000")).await;
+    line(&mut lines, "up").await;
+    let nursery = nursery_of(&first);
+    kill_process(Pid::from_raw(nursery.pid as i32).unwrap(), Signal::KILL).unwrap();
+    gone(&nursery).await;
+    let second = within("start", Runtime::start(&runtime, &bench.script("second", "exec sleep 1000"))).await.unwrap();
+    assert!(alive(&first) && alive(&second.process));
+    assert_ne!(nursery_of(&second.process), nursery);
+    for id in ["first", "second"] {
+        assert!(within("stop", runtime.stop(id)).await.unwrap().asked, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn the_nursery_ends_with_the_daemon_and_instances_do_not() {
+    let bench = Bench::new();
+    let (runtime, program, lines) = bench.start(&bench.script("survivor", "exec sleep 1000")).await;
+    let nursery = nursery_of(&program);
+    drop((runtime, lines));
+    gone(&nursery).await;
+    assert!(alive(&program));
+    match &within("a list", bench.runtime().list()).await.unwrap()[..] {
+        [Found { state: FoundState::Running(running), .. }] => assert_eq!(running.process, program),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Where the descriptors of a process lead, without those that whoever ran this test has given to all of us.
+fn descriptors(pid: u32) -> Vec<String> {
+    let leads_to = |pid: &str, fd: &str| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+    let given = |fd: &str| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & 0o2000000 == 0) && leads_to("self", fd) == leads_to(&pid.to_string(), fd)
+    };
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let ours = names.filter(|fd| matches!(&**fd, "0" | "1" | "2") || !given(fd));
+    let mut found: Vec<_> =
+        ours.filter_map(|fd| Some(leads_to(&pid.to_string(), &fd)?.display().to_string())).collect();
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn nobody_inherits_the_descriptors_of_the_daemon() {
+    let bench = Bench::new();
+    let held = bench.scratch.path().join("state.db");
+    let _file = std::fs::File::create(&held).unwrap();
+    let _listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let runtime = bench.runtime();
+    let specs = ["one", "two"].map(|id| bench.script(id, "exec sleep 1000"));
+    let starts = specs.iter().map(|spec| within("start", Runtime::start(&runtime, spec)));
+    let programs: Vec<_> =
+        futures_util::future::join_all(starts).await.into_iter().map(|it| it.unwrap().process).collect();
+    let count = |of: &[String], kind: &str| of.iter().filter(|to| to.starts_with(kind)).count();
+    for program in &programs {
+        let (shim, nursery) = (shim_of(program).as_raw_nonzero().get().unsigned_abs(), nursery_of(program).pid);
+        let (instance, shim, nursery) = (descriptors(program.pid), descriptors(shim), descriptors(nursery));
+        // The socket through which it is asked, and nothing else.
+        assert_eq!(nursery[..2], ["/dev/null", "/dev/null"]);
+        assert!(nursery.len() == 3 && nursery[2].starts_with("socket:"), "{nursery:?}");
+        assert!(!shim.contains(&nursery[2]), "{shim:?}");
+        // Two pipes of the program's output, and the two ends of what its signals wake it through.
+        assert_eq!(count(&shim, "pipe:"), 2, "{shim:?}");
+        assert_eq!(count(&shim, "socket:"), 3, "{shim:?}");
+        assert!(!shim.contains(&held.display().to_string()), "{shim:?}");
+        assert_eq!(instance.len(), 3, "{instance:?}");
+        assert!(instance[0] == "/dev/null" && count(&instance, "pipe:") == 2, "{instance:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_shim_can_be_told_from_its_siblings() {
+    let bench = Bench::new();
+    let (_, program, _) = bench.start(&bench.script("marked", "exec sleep 1000")).await;
+    let shim = shim_of(&program).as_raw_nonzero();
+    let state = bench.state.path().canonicalize().unwrap();
+    let read = |file: &str| String::from_utf8(std::fs::read(format!("/proc/{shim}/{file}")).unwrap()).unwrap();
+    let words = format!("meshctl\0shim\0{}\0", state.join("instances/marked").display());
+    assert_eq!(read("cmdline").trim_end_matches('\0'), words.trim_end_matches('\0'));
+    let variables = read("environ");
+    let variables: Vec<&str> = variables.split('\0').collect();
+    assert!(variables.contains(&"MESHCTL_INSTANCE=marked"), "{variables:?}");
+    assert!(variables.contains(&&*format!("MESHCTL_STATE_DIR={}", state.display())), "{variables:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_start_at_once_and_leave_nothing() {
+    let bench = Bench::new();
+    let runtime = Arc::new(bench.runtime());
+    let starts: Vec<_> = (0..100)
+        .map(|number| {
+            let (runtime, spec) = (Arc::clone(&runtime), bench.script(&format!("many-{number}"), "exit 7"));
+            tokio::spawn(async move {
+                let running = Runtime::start(&*runtime, &spec).await.unwrap();
+                (running.process, runtime.exited(&spec.id).await.code)
+            })
+        })
+        .collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for start in starts {
+        let (process, code) = within("a start and its end", start).await.unwrap();
+        assert_eq!(code, Some(7));
+        assert!(seen.insert((process.pid, process.start_time)), "{process:?} is two instances");
+    }
+    // The kernel takes the shims in: none waits for the nursery to do so.
+    let last = bench.script("last", "exec sleep 1000");
+    let last = within("start", Runtime::start(&*runtime, &last)).await.unwrap();
+    let nursery = nursery_of(&last.process).pid;
+    let children = std::fs::read_to_string(format!("/proc/{nursery}/task/{nursery}/children")).unwrap();
+    for child in children.split_whitespace() {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        assert!(!stat.contains(") Z "), "{stat}");
+    }
 }
 
 #[tokio::test]
@@ -412,7 +539,7 @@ async fn a_limit_of_processor_time_holds_or_its_lack_is_said() {
 async fn a_role_of_meshctl_runs_with_its_arguments() {
     let bench = Bench::new();
     let mut spec = bench.script("role", "");
-    // The example ends with status 2 unless it is told to be a shim.
+    // The example ends with status 2 unless it is told a role.
     spec.program = Program::Meshctl(Vec::new());
     let (runtime, ..) = bench.start(&spec).await;
     assert_eq!(within("the end", runtime.exited("role")).await.code, Some(2));

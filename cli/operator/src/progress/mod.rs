@@ -7,6 +7,7 @@ mod view;
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use meshctl_api::client::{Heard, Watch};
 use meshctl_api::view::{Status, Told};
 use meshctl_model::event::Event;
@@ -93,10 +94,19 @@ pub(crate) async fn follow(
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
     let ending = loop {
-        let heard = tokio::select! {
-            heard = watch.hear() => heard?,
-            _ = interrupt.recv() => break Ending::Interrupted,
-            () = &mut deadline => break Ending::TimedOut,
+        // What has arrived is taken in before anything is shown: a hundred services change at once.
+        let heard = match watch.hear().now_or_never() {
+            Some(heard) => heard?,
+            None => {
+                if let Some(status) = &status {
+                    view.show(status);
+                }
+                tokio::select! {
+                    heard = watch.hear() => heard?,
+                    _ = interrupt.recv() => break Ending::Interrupted,
+                    () = &mut deadline => break Ending::TimedOut,
+                }
+            }
         };
         let told = match heard {
             Heard::Told(told) => *told,
@@ -114,13 +124,13 @@ pub(crate) async fn follow(
             break ending;
         }
         fold(&mut status, told);
-        if let Some(status) = &status {
-            view.show(status);
-            if matches!(goal, Goal::Ready) && status.ready {
-                break Ending::Applied;
-            }
+        if matches!(goal, Goal::Ready) && status.as_ref().is_some_and(|status| status.ready) {
+            break Ending::Applied;
         }
     };
+    if let Some(status) = &status {
+        view.show(status);
+    }
     view.close();
     Ok((ending, status))
 }

@@ -1,20 +1,24 @@
-//! Local processes: a shim per instance ([`shim`]), a folder per instance (`folder.rs`), and nothing in memory. Whatever the
-//! daemon knows of an instance it reads from the folder and the kernel, so a daemon that has just started knows as much as
-//! one that has run for a year.
+//! Local processes: a shim per instance ([`shim`]), forked by the [`nursery`], a folder per instance (`folder.rs`), and nothing
+//! in memory. Whatever the daemon knows of an instance it reads from the folder and the kernel, so a daemon that has just
+//! started knows as much as one that has run for a year.
 
 mod environment;
 mod folder;
+mod fork;
 mod limits;
 mod logs;
+pub mod nursery;
 mod output;
+mod ports;
 mod proc;
 pub mod shim;
+mod title;
 mod watch;
 
-use std::io;
+use std::io::{self, PipeReader};
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +26,14 @@ use jiff::Timestamp;
 use meshctl_model::instance::{Exit, InstanceSpec};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use self::environment::environment;
 use self::folder::{Folder, Record, Refusal, Report, State, about};
-use self::proc::{INSTANCE_LABEL, STATE_DIR_LABEL};
-pub use self::proc::{listening_ports, process_id};
+use self::nursery::Nursery;
+pub use self::ports::listening_ports;
+pub use self::proc::process_id;
 use self::watch::FolderWatch;
 pub(super) use self::watch::end_of;
 use super::{Found, FoundState, Line, Running, Runtime, RuntimeError};
@@ -35,6 +41,8 @@ use crate::Pending;
 
 /// How long a shim may take from its lock to its record; it takes a millisecond or two.
 const STARTING: Duration = Duration::from_secs(5);
+/// How long the nursery and a shim may be silent before they count as frozen.
+const SILENT: Duration = Duration::from_secs(30);
 /// How long a shim may take to end, beyond the grace of its instance, before it is killed itself.
 const ENDING: Duration = Duration::from_secs(10);
 /// Lines between a log and its reader.
@@ -44,13 +52,13 @@ const LINES: usize = 256;
 #[derive(Clone, Debug)]
 pub struct ProcessRuntime {
     state_dir: PathBuf,
-    executable: PathBuf,
+    nursery: Arc<Nursery>,
     /// Starting is work for processors: more at once than there are makes all of them slower.
     launches: Arc<Semaphore>,
 }
 
 impl ProcessRuntime {
-    /// Instances live in `state_dir/instances`; `executable` is meshctl's own, started as `executable shim DIR`.
+    /// Instances live in `state_dir/instances`; `executable` is meshctl's own, started as `executable nursery`.
     ///
     /// # Errors
     /// When the folder cannot be made.
@@ -60,7 +68,8 @@ impl ProcessRuntime {
         // One spelling for ever: processes carry it in their environment.
         let state_dir = state_dir.canonicalize().map_err(|error| about("find", state_dir, error))?;
         let at_once = 2 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Ok(Self { state_dir, executable, launches: Arc::new(Semaphore::new(at_once)) })
+        let nursery = Arc::new(Nursery::new(executable, state_dir.clone()));
+        Ok(Self { state_dir, nursery, launches: Arc::new(Semaphore::new(at_once)) })
     }
 
     fn folder(&self, id: &str) -> Result<Folder, String> {
@@ -84,7 +93,14 @@ impl ProcessRuntime {
             move || runtime.launch(&folder, &spec)
         };
         let report = match blocking(launch).await {
-            Ok(shim) => hear(shim).await,
+            Ok(report) => match tokio::time::timeout(SILENT, hear(report)).await {
+                Ok(report) => report,
+                Err(_) => {
+                    // Nobody hears the shim any more, so it starts nothing if it comes back to life.
+                    self.nursery.end();
+                    Err(io::Error::other(format!("neither the nursery nor its shim said a word in {SILENT:?}")))
+                }
+            },
             Err(error) => Err(error),
         };
         drop(turn);
@@ -100,19 +116,10 @@ impl ProcessRuntime {
         }
     }
 
-    fn launch(&self, folder: &Folder, spec: &InstanceSpec) -> io::Result<tokio::process::Child> {
+    fn launch(&self, folder: &Folder, spec: &InstanceSpec) -> io::Result<PipeReader> {
         folder.create()?;
         folder.write_spec(spec)?;
-        tokio::process::Command::new(&self.executable)
-            .arg("shim")
-            .arg(&folder.dir)
-            .env(STATE_DIR_LABEL, &self.state_dir)
-            .env(INSTANCE_LABEL, &spec.id)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| about("execute", &self.executable, error))
+        self.nursery.start_shim(&folder.dir)
     }
 
     async fn stop(&self, id: &str) -> Result<Exit, RuntimeError> {
@@ -329,13 +336,9 @@ async fn running(folder: &Folder) -> io::Result<Option<Record>> {
 }
 
 /// What a new shim says; `None` when it ends without a word.
-async fn hear(mut shim: tokio::process::Child) -> io::Result<Option<Report>> {
+async fn hear(report: PipeReader) -> io::Result<Option<Report>> {
     let mut words = Vec::new();
-    if let Some(mut pipe) = shim.stdout.take() {
-        pipe.read_to_end(&mut words).await?;
-    }
-    // It is our child for as long as we live, so somebody has to take in its end.
-    tokio::spawn(async move { shim.wait().await });
+    pipe::Receiver::from_owned_fd(OwnedFd::from(report))?.read_to_end(&mut words).await?;
     if words.is_empty() {
         return Ok(None);
     }

@@ -1,9 +1,7 @@
 //! What the kernel tells about processes, and the one safe way to signal them: through a pidfd whose process was checked
 //! after the pidfd was opened, so that a reused pid is never mistaken for the process that had it before.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -155,26 +153,4 @@ fn ends_before(process: &impl AsFd, until: Instant) -> bool {
             answer => return answer.is_ok_and(|ready| ready > 0),
         }
     }
-}
-
-/// The TCP ports of this machine on which something listens, on any address, IPv4 and IPv6.
-///
-/// # Errors
-/// When the kernel does not tell.
-pub fn listening_ports() -> io::Result<BTreeSet<u16>> {
-    const LISTEN: &str = "0A";
-    let mut ports = BTreeSet::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let text = match fs::read_to_string(table) {
-            // A kernel without IPv6.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
-            text => text?,
-        };
-        for line in text.lines().skip(1) {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (Some(local), Some(LISTEN)) = (fields.next(), fields.nth(1)) else { continue };
-            ports.extend(local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok()));
-        }
-    }
-    Ok(ports)
 }

@@ -35,8 +35,9 @@ use super::proc;
 use crate::runtime::Stream;
 
 /// The life of a shim: starts the program that `dir/spec.json` describes, and returns when nothing of it is left. Standard
-/// output is a pipe to the daemon, which learns through it whether the program was started.
-pub fn main(dir: &Path) -> ExitCode {
+/// output is a pipe to the daemon, which learns through it whether the program was started. `executable` is meshctl's own,
+/// for programs that are roles of it. The process has one thread, and its descriptors are the standard three.
+pub fn main(dir: &Path, executable: &Path) -> ExitCode {
     let folder = Folder { dir: dir.to_owned() };
     // Held until the process is gone. If another shim has it, the instance is in good hands; if whoever asked for it has died
     // meanwhile, its successor has looked already, seen no shim, and decides anew.
@@ -44,7 +45,10 @@ pub fn main(dir: &Path) -> ExitCode {
     if nobody_reads(io::stdout().as_fd()) {
         return ExitCode::SUCCESS;
     }
-    let begun = folder.clear().map_err(|error| Refusal::Failed(error.to_string())).and_then(|()| Shim::begin(&folder));
+    let begun = folder
+        .clear()
+        .map_err(|error| Refusal::Failed(error.to_string()))
+        .and_then(|()| Shim::begin(&folder, executable));
     let report: Report = begun.as_ref().map(|(_, record)| record.clone()).map_err(Refusal::clone);
     if let Err(Refusal::Unstartable(why) | Refusal::Failed(why)) = &report {
         let exit = Exit { at: Timestamp::now(), code: None, signal: None, asked: false, reason: Some(why.clone()) };
@@ -96,7 +100,7 @@ impl Drop for Groups {
 
 impl Shim {
     /// Starts the program. Nothing of it is left when that fails.
-    fn begin(folder: &Folder) -> Result<(Self, Record), Refusal> {
+    fn begin(folder: &Folder, executable: &Path) -> Result<(Self, Record), Refusal> {
         let failed = |what: &'static str| move |error: io::Error| Refusal::Failed(format!("{what}: {error}"));
         let spec = folder
             .spec()
@@ -122,7 +126,7 @@ impl Shim {
             log.notice(unenforced, Timestamp::now());
         }
         let groups = Groups(limits.dirs);
-        let mut command = command(folder, &spec, limits.entrances)?;
+        let mut command = command(folder, &spec, executable, limits.entrances)?;
         command.stdin(Stdio::null()).stdout(stdout_end).stderr(stderr_end);
         let child = command.spawn().map_err(|error| refusal(&spec, &error))?;
         // The command holds our copies of the program's ends of the pipes, and the content of secret files.
@@ -249,11 +253,9 @@ fn listen_to_signals(asked_to_stop: &Arc<AtomicBool>) -> io::Result<UnixStream> 
     Ok(signals)
 }
 
-fn command(folder: &Folder, spec: &InstanceSpec, groups: Vec<File>) -> Result<Command, Refusal> {
+fn command(folder: &Folder, spec: &InstanceSpec, executable: &Path, groups: Vec<File>) -> Result<Command, Refusal> {
     let mut command = match &spec.program {
         Program::Meshctl(arguments) => {
-            let executable = std::env::current_exe()
-                .map_err(|error| Refusal::Failed(format!("cannot find meshctl's own executable: {error}")))?;
             let mut command = Command::new(executable);
             command.args(arguments);
             command
