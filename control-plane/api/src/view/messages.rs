@@ -275,6 +275,14 @@ pub struct DeadLetterOutcome {
     pub dry_run: bool,
 }
 
+/// How exported dead letters are taken in: query parameters, the lines are the body.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImportQuery {
+    pub reason: Option<String>,
+    pub dry_run: bool,
+}
+
 /// Dead letters on their way back to their own subscription.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
