@@ -273,3 +273,30 @@ async fn order_by_key_survives_a_courier_that_is_killed() {
         assert!(before < Some(n), "{n} overtook {before:?}, which has the same key");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_gateway_nobody_there_is_no_failure_of_a_message() {
+    let address = free_address();
+    let mut snapshot = support::snapshot(address, &[]);
+    snapshot.edges.extend([support::edge("courier", "web", &snapshot.routes[0].policy.clone())]);
+    snapshot.listeners[0].serves = meshctl_model::snapshot::Serves::Edge("courier:web".into());
+    let gateway = support::Gateway::serving(&snapshot).await;
+    let mut subscription = to(address);
+    subscription.retry.attempts = 0;
+    let system = System::new(config([("billing", subscription)])).await;
+    let (at, _courier) = system.courier().await;
+    publish_all(&[at], 0..100, 10).await;
+    let status =
+        async || -> CourierStatus { serde_json::from_str(ask(at, get("/status")).await.body()).expect("a status") };
+    until("paused", async || status().await.subscriptions[0].paused.is_some()).await;
+    let reason = status().await.subscriptions[0].paused.clone();
+    assert!(reason.as_ref().is_some_and(|why| why.contains("answered 503 noEndpoint: ")), "{reason:?}");
+    let mut listener = Listener::new(|_, _| OK).await;
+    snapshot.services.insert("web".into(), support::endpoints(&[listener.address()]));
+    snapshot.generation = 2;
+    gateway.push(&snapshot).await;
+    let got = listener.until("all arrived", |got| got.len() >= 100).await;
+    assert!(got.iter().all(|got| got.header("meshctl-caller") == "courier" && got.header("meshctl-attempt") == "1"));
+    system.settled().await;
+    assert_eq!(system.dead().await, 0);
+}
