@@ -32,10 +32,13 @@ impl Process {
         self.0.kill().expect("it runs");
     }
 
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).expect("it runs");
+    }
+
     /// Its exit code once it has been asked to end.
     async fn end(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.signal(rustix::process::Signal::TERM);
         let ended = tokio::task::spawn_blocking(move || self.0.wait().expect("a child").code());
         ended.await.expect("joined")
     }
@@ -299,4 +302,27 @@ async fn behind_a_gateway_nobody_there_is_no_failure_of_a_message() {
     assert!(got.iter().all(|got| got.header("meshctl-caller") == "courier" && got.header("meshctl-attempt") == "1"));
     system.settled().await;
     assert_eq!(system.dead().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_courier_that_stands_still_is_replaced_and_does_no_harm_when_it_wakes() {
+    let mut listener = Listener::new(|_, _| Says(204, Duration::from_millis(5), None)).await;
+    let system = System::new(config([("billing", to(listener.address()))])).await;
+    let (_, frozen) = system.courier().await;
+    let (second, other) = system.courier().await;
+    publish_all(&[second], 0..400, 50).await;
+    listener.until("some arrived", |got| got.len() > 50).await;
+    frozen.signal(rustix::process::Signal::STOP);
+    publish_all(&[second], 400..1000, 50).await;
+    // What the frozen one held comes to the other once its session is over.
+    let numbers = |got: &[support::courier::Got]| {
+        got.iter().map(|got| number(&got.payload)).collect::<std::collections::HashSet<_>>().len()
+    };
+    listener.until("all arrived", |got| numbers(got) == 1000).await;
+    frozen.signal(rustix::process::Signal::CONT);
+    system.settled().await;
+    assert_eq!(system.dead().await, 0);
+    let processed: u64 = system.state().await[CHANNEL].groups.iter().map(|group| group.processed).sum();
+    assert_eq!(processed, 1000, "each is settled once, whoever delivered it");
+    assert_eq!((frozen.end().await, other.end().await), (Some(0), Some(0)));
 }

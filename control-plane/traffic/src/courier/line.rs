@@ -131,6 +131,8 @@ impl Line {
                     ending = true;
                     deliveries.end();
                 }
+                // Before the end only a panic ends one; then this line ends too, and the courier with it.
+                Some(_panicked) = memberships.join_next(), if !ending => return,
             }
         }
         // Nothing more is to be settled; the memberships end when all of it is.
@@ -177,7 +179,7 @@ struct Membership {
 
 impl Membership {
     async fn keep(mut self) {
-        let mut pause = REJOIN;
+        let mut failed = 0u32;
         loop {
             let joining = tokio::select! {
                 joining = self.broker.consume(&self.channel, &self.group, self.prefetch) => joining,
@@ -185,21 +187,21 @@ impl Membership {
             };
             match joining {
                 Ok(consumer) => {
-                    pause = REJOIN;
+                    failed = 0;
                     if self.consume(consumer).await {
                         return;
                     }
                 }
                 Err(error) => {
-                    if pause == REJOIN {
+                    if failed == 0 {
                         tracing::warn!(of = %self.of, %error, "cannot consume; trying until it works");
                     }
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        _ = self.ending.wait_for(|ending| *ending) => return,
-                    }
-                    pause = (pause * 2).min(SLOWEST_REJOIN);
+                    failed += 1;
                 }
+            }
+            tokio::select! {
+                () = tokio::time::sleep((REJOIN * 2u32.pow(failed.min(10))).min(SLOWEST_REJOIN)) => {}
+                _ = self.ending.wait_for(|ending| *ending) => return,
             }
         }
     }
@@ -211,7 +213,7 @@ impl Membership {
         let lost = Rc::new(Cell::new(false));
         let settling = Settling { of: Rc::clone(&self.of), settler: consumer.settler, lost: Rc::clone(&lost) };
         let (settle, done) = mpsc::channel(self.prefetch as usize + 1);
-        let settling = tokio::task::spawn_local(settling.run(done));
+        let mut settling = tokio::task::spawn_local(settling.run(done));
         let mut going_on = self.tell.send(News::Joined(lane, settle)).await.is_ok();
         self.report.joined();
         while going_on {
@@ -219,6 +221,8 @@ impl Membership {
             let count = tokio::select! {
                 count = consumer.deliveries.recv_many(&mut arrived, AT_ONCE) => count,
                 _ = self.ending.wait_for(|ending| *ending) => break,
+                // Before the end only a panic ends it: without it nothing more would be settled.
+                _ = &mut settling => return true,
             };
             if count == 0 {
                 lost.set(true);
