@@ -136,17 +136,14 @@ pub fn steer(to: &Transaction, id: &str, wish: Wish, now: Timestamp) -> Done<Rep
     if after == state {
         return Ok(replay);
     }
-    if after == State::Cancelled {
-        to.prepare_cached(
-            "UPDATE letters SET held_by = NULL WHERE held_by = ?1 AND number IN (SELECT letter FROM items
-                 WHERE replay = (SELECT number FROM replays WHERE id = ?1) AND state = 'waiting')",
-        )?
-        .execute([id])?;
-        to.prepare_cached(
-            "UPDATE items SET state = 'withdrawn'
-             WHERE replay = (SELECT number FROM replays WHERE id = ?1) AND state = 'waiting'",
-        )?
-        .execute([id])?;
+    if let (State::Cancelled, Some(withdrawn)) = (after, Item::Waiting.on(Told::Withdraw)) {
+        let of = "replay = (SELECT number FROM replays WHERE id = ?1) AND state = 'waiting'";
+        let letters = format!(
+            "UPDATE letters SET held_by = NULL WHERE held_by = ?1 AND number IN (SELECT letter FROM items WHERE {of})"
+        );
+        to.prepare_cached(&letters)?.execute([id])?;
+        let items = format!("UPDATE items SET state = ?2 WHERE {of}");
+        to.prepare_cached(&items)?.execute([id, withdrawn.as_str()])?;
     }
     let ended_at = (after == State::Cancelled).then(|| nanos(now));
     to.prepare_cached("UPDATE replays SET state = ?2, ended_at = ?3 WHERE id = ?1")?.execute(params![

@@ -59,9 +59,9 @@ impl DeadLetters {
         Ok(receiver)
     }
 
-    /// What comes from an export, line by line.
-    pub fn import(&self, asked: Asked) -> Import {
-        Import { into: self.clone(), asked, page: Vec::new(), ids: BTreeSet::new(), lines: 0, added: 0 }
+    /// What comes from an export, line by line; only read where it is a dry run.
+    pub fn import(&self, asked: Asked, dry_run: bool) -> Import {
+        Import { into: self.clone(), asked, dry_run, page: Vec::new(), ids: BTreeSet::new(), lines: 0, added: 0 }
     }
 }
 
@@ -69,6 +69,7 @@ impl DeadLetters {
 pub struct Import {
     into: DeadLetters,
     asked: Asked,
+    dry_run: bool,
     page: Vec<(Place, Letter)>,
     ids: BTreeSet<String>,
     lines: u64,
@@ -107,21 +108,28 @@ impl Import {
     pub async fn finish(mut self) -> Result<DeadLetterOutcome, ApiError> {
         self.write().await?;
         let fingerprint = digest(self.ids.iter().map(String::as_str));
+        let outcome = DeadLetterOutcome {
+            action: "import".into(),
+            fingerprint: fingerprint.clone(),
+            selected: self.ids.len() as u64,
+            changed: self.added,
+            dry_run: self.dry_run,
+        };
+        if self.dry_run {
+            return Ok(outcome);
+        }
         let data = json!({"count": self.ids.len(), "added": self.added, "fingerprint": fingerprint});
         let deed = Deed::done(&self.asked, "deadletter.import", format!("{} dead letters", self.ids.len()), data);
         let write = self.into.store.write("write the audit", move |to| audit::write(to, &deed, Timestamp::now()));
         write.await?;
-        Ok(DeadLetterOutcome {
-            action: "import".into(),
-            fingerprint,
-            selected: self.ids.len() as u64,
-            changed: self.added,
-            dry_run: false,
-        })
+        Ok(outcome)
     }
 
     /// Audits why it came to nothing, or only to a part.
     pub async fn failed(self, why: &ApiError) {
+        if self.dry_run {
+            return;
+        }
         let mut deed = Deed::refused(&self.asked, "deadletter.import", format!("{} lines", self.lines), why);
         deed.data = json!({"added": self.added});
         let write = self.into.store.write("write the audit", move |to| audit::write(to, &deed, Timestamp::now()));
@@ -132,6 +140,9 @@ impl Import {
 
     async fn write(&mut self) -> Result<(), ApiError> {
         let page = std::mem::take(&mut self.page);
+        if self.dry_run {
+            return Ok(());
+        }
         let write = self.into.store.write("import dead letters", move |to| take_in::import(to, &page));
         self.added += write.await?;
         Ok(())

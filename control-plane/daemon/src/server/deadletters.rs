@@ -9,11 +9,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::List;
-use meshctl_api::view::messages::{DeadLetter, DeadLetterGroup, DeadLetterOutcome, DeadLetterQuery, DeadLetterRequest};
-use serde::Deserialize;
+use meshctl_api::view::messages::{
+    DeadLetter, DeadLetterGroup, DeadLetterOutcome, DeadLetterQuery, DeadLetterRequest, ImportQuery,
+};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use utoipa::IntoParams;
 
 use super::{Answer, Body, Failure, FromShared, Peer, Shared};
 use crate::dead_letters::{Action, Import};
@@ -98,15 +98,8 @@ pub async fn export(Extract(shared): FromShared, Query(query): Query<DeadLetterQ
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(lines)).into_response())
 }
 
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(default)]
-pub struct ImportQuery {
-    /// Why, for the audit.
-    reason: Option<String>,
-}
-
 /// Takes in the NDJSON of an export, as dead letters that are dead. What is there already is left alone, so that an import
-/// that broke off can be done again.
+/// that broke off can be done again. With `dryRun` the lines are only read.
 #[utoipa::path(post, path = "/v1/deadletters/import", params(ImportQuery),
     request_body(content = DeadLetter, content_type = "application/x-ndjson"),
     responses((status = 200, body = DeadLetterOutcome)))]
@@ -116,7 +109,8 @@ pub async fn import(
     Query(query): Query<ImportQuery>,
     request: Request,
 ) -> Answer<DeadLetterOutcome> {
-    let mut import = shared.dead_letters.import(Asked { by: peer.name(), reason: query.reason });
+    let asked = Asked { by: peer.name(), reason: query.reason };
+    let mut import = shared.dead_letters.import(asked, query.dry_run);
     match lines(&mut import, request.into_body()).await {
         Ok(()) => Ok(Json(import.finish().await?)),
         Err(why) => {

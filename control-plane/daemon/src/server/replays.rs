@@ -4,9 +4,7 @@ use axum::Json;
 use axum::extract::{ConnectInfo, Path, State as Extract};
 use axum::http::StatusCode;
 use meshctl_api::view::List;
-use meshctl_api::view::messages::{DeadLetterRequest, Replay};
-use serde::Deserialize;
-use utoipa::ToSchema;
+use meshctl_api::view::messages::{DeadLetterRequest, PauseRequest, Replay};
 
 use super::{Answer, Body, Failure, FromShared, Peer, Shared};
 use crate::dead_letters::Wish;
@@ -37,49 +35,42 @@ pub async fn show(Extract(shared): FromShared, Path(id): Path<String>) -> Answer
     Ok(Json(shared.dead_letters.show_replay(id).await?))
 }
 
-/// Why, for the audit.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct SteerRequest {
-    reason: Option<String>,
-}
-
-/// What is issued goes on; nothing more is issued until it is resumed.
-#[utoipa::path(post, path = "/v1/replays/{id}/pause", params(("id" = String, Path)), request_body = SteerRequest,
+/// What is issued goes on; nothing more is issued until it is resumed. Of the body only the reason counts.
+#[utoipa::path(post, path = "/v1/replays/{id}/pause", params(("id" = String, Path)), request_body = PauseRequest,
     responses((status = 200, body = Replay)))]
 pub async fn pause(
     Extract(shared): FromShared,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(id): Path<String>,
-    Body(request): Body<SteerRequest>,
+    Body(request): Body<PauseRequest>,
 ) -> Answer<Replay> {
     steer(&shared, peer, id, Wish::Pause, request).await
 }
 
-#[utoipa::path(post, path = "/v1/replays/{id}/resume", params(("id" = String, Path)), request_body = SteerRequest,
+#[utoipa::path(post, path = "/v1/replays/{id}/resume", params(("id" = String, Path)), request_body = PauseRequest,
     responses((status = 200, body = Replay)))]
 pub async fn resume(
     Extract(shared): FromShared,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(id): Path<String>,
-    Body(request): Body<SteerRequest>,
+    Body(request): Body<PauseRequest>,
 ) -> Answer<Replay> {
     steer(&shared, peer, id, Wish::Resume, request).await
 }
 
 /// What is not issued yet stays dead, and can be in another replay; what is issued has its outcome still.
-#[utoipa::path(post, path = "/v1/replays/{id}/cancel", params(("id" = String, Path)), request_body = SteerRequest,
+#[utoipa::path(post, path = "/v1/replays/{id}/cancel", params(("id" = String, Path)), request_body = PauseRequest,
     responses((status = 200, body = Replay)))]
 pub async fn cancel(
     Extract(shared): FromShared,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(id): Path<String>,
-    Body(request): Body<SteerRequest>,
+    Body(request): Body<PauseRequest>,
 ) -> Answer<Replay> {
     steer(&shared, peer, id, Wish::Cancel, request).await
 }
 
-async fn steer(shared: &Shared, peer: Peer, id: String, wish: Wish, request: SteerRequest) -> Answer<Replay> {
+async fn steer(shared: &Shared, peer: Peer, id: String, wish: Wish, request: PauseRequest) -> Answer<Replay> {
     let asked = Asked { by: peer.name(), reason: request.reason };
     Ok(Json(shared.dead_letters.steer(id, wish, asked).await?))
 }

@@ -143,6 +143,9 @@ impl World {
         let most = self.random.random_range(1..5);
         let behind = self.behind(&place);
         let line = if dead { &behind.dead } else { &behind.receipts };
+        if line.unsettled.is_empty() {
+            return;
+        }
         let batch: Vec<_> =
             line.unsettled.iter().take(most).map(|(offset, message)| arrived(*offset, message.clone())).collect();
         let taken = self.write(|to| match dead {
@@ -163,6 +166,10 @@ impl World {
             return;
         }
         let id = self.replays[self.random.random_range(0..self.replays.len())].clone();
+        self.run_one(id);
+    }
+
+    fn run_one(&mut self, id: String) {
         let told = self.told.remove(&id).unwrap_or_default();
         let (now, mut pace) = (self.now, Pace::new(None, self.now));
         let Some(step) = self.write(|to| replays::step(to, &id, &told, &mut pace, now)) else { return };
@@ -258,7 +265,7 @@ impl World {
         DeadLetterQuery { r#where: filter, ..DeadLetterQuery::default() }
     }
 
-    fn check(&mut self) {
+    fn check_ledger(&self) {
         let seed = self.seed;
         let counts = letters::counts(&self.store).expect("counts");
         for (place, behind) in &self.places {
@@ -276,6 +283,10 @@ impl World {
                 "seed {seed}: the ledger of {place:?}: {counts:?}"
             );
         }
+    }
+
+    fn check_replays(&self) {
+        let seed = self.seed;
         for replay in replays::list(&self.store).expect("lists") {
             let number = |id: &str| {
                 self.store
@@ -291,6 +302,13 @@ impl World {
         assert!(twice.is_empty(), "seed {seed}: issued twice: {twice:?}");
     }
 
+    fn under_way(&self) -> bool {
+        let moving = |behind: &Behind| {
+            !behind.replay.is_empty() || !behind.dead.unsettled.is_empty() || !behind.receipts.unsettled.is_empty()
+        };
+        self.places.values().any(moving)
+    }
+
     /// No more faults: everything that is under way comes to its end.
     fn settle(&mut self) {
         self.faults = false;
@@ -298,14 +316,17 @@ impl World {
             let now = self.now;
             let _ = self.write(|to| replays::steer(to, &id, Wish::Resume, now));
         }
-        for _ in 0..2000 {
-            match self.random.random_range(0..3) {
-                0 => self.take_in(),
-                1 => self.run(),
-                _ => self.deliver(),
+        let mut busy = replays::busy(&self.store).expect("looks");
+        while self.under_way() || !busy.is_empty() {
+            busy.into_iter().for_each(|(id, _)| self.run_one(id));
+            for _ in 0..8 {
+                self.deliver();
+                self.take_in();
             }
+            busy = replays::busy(&self.store).expect("looks");
         }
-        self.check();
+        self.check_ledger();
+        self.check_replays();
         let mut outcomes = 0;
         for replay in replays::list(&self.store).expect("lists") {
             assert_eq!(replay.pending, 0, "seed {}: {replay:?}", self.seed);
@@ -347,9 +368,12 @@ fn nothing_is_lost_and_nothing_issued_twice_whatever_fails() {
     let (mut issued, mut again) = (0, 0);
     for seed in seeds {
         let mut world = World::new(seed);
-        for _ in 0..100 {
+        for step in 0..80 {
             world.step();
-            world.check();
+            world.check_ledger();
+            if step % 10 == 0 {
+                world.check_replays();
+            }
         }
         world.settle();
         issued += world.published.len();
