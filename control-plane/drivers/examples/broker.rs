@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use meshctl_drivers::broker::embedded::{Options, serve};
 
 fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let mut arguments = std::env::args_os().skip(1);
     let Some(state_dir) = arguments.next().map(PathBuf::from) else { return ExitCode::from(2) };
     let listen = arguments.next().and_then(|address| address.to_str()?.parse().ok());
