@@ -116,7 +116,9 @@ fn order(system: &System, key: &str) -> Option<String> {
 fn counted(system: &System, service: &str) -> Value {
     let instances = system.instances(service);
     let address = instances[0]["address"].as_str().expect("an address");
-    meshctl_tests::get(&format!("http://{address}/state")).expect("an answer").json()
+    let health = meshctl_tests::get(&format!("http://{address}/healthz")).expect("an answer").json();
+    let admin = health["admin"].as_str().expect("the address of the admin port");
+    meshctl_tests::get(&format!("http://{admin}/state")).expect("an answer").json()
 }
 
 #[test]

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use super::Messaging;
 use super::guard::holds;
 use super::ledger::AllCounts;
+use super::lines::lines;
 use crate::control::Message;
 use crate::dead_letters::{DeadLetters, WINDOW};
 use crate::report::Report;
@@ -276,6 +277,16 @@ pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declar
             }
         }
         broker.ensure(&spec).await.map_err(about(attempt))?;
+    }
+    // What came behind a subscription that is paused is paused with it.
+    for ((channel, subscription), line) in lines(&states) {
+        let behind = wanted.channels.get(channel).and_then(|channel| channel.subscriptions.get(subscription));
+        let (Some(reason), Some(wanted)) = (line.paused(), behind) else { continue };
+        for behind in Behind::of(&wanted.retry).filter(|behind| behind.group() == COURIER) {
+            let name = behind.channel(channel, subscription);
+            let pause = broker.pause(&name, COURIER, Some(reason.to_owned())).await;
+            pause.map_err(about(format!("pause {name}")))?;
+        }
     }
     Ok(declared)
 }

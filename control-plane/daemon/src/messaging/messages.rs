@@ -27,7 +27,7 @@ const AROUND: Duration = Duration::from_secs(60);
 const BEFORE: Duration = Duration::from_secs(1);
 /// Looked at behind a subscription, to say which messages wait there.
 const LOOKED_AT: u32 = 1000;
-/// Which subscriptions have yet to settle messages that have left the channel itself.
+/// Where messages are that have left the channel itself, by subscription.
 #[derive(Clone, Debug, Default)]
 pub struct Elsewhere {
     /// By message id.
@@ -55,6 +55,17 @@ impl Elsewhere {
             }
         }
         Ok(elsewhere)
+    }
+
+    /// Adds what the store says of a message: the state of its letter.
+    pub fn letter(&mut self, message: &str, subscription: &str, state: &str) {
+        let places = match state {
+            "replaying" => &mut self.retrying,
+            // Nobody has processed what was discarded.
+            "dead" | "parked" | "discarded" => &mut self.dead,
+            _ => return,
+        };
+        places.entry(message.to_owned()).or_default().insert(subscription.to_owned());
     }
 
     fn status(&self, stored: &Stored) -> &'static str {

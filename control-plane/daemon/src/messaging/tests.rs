@@ -243,6 +243,17 @@ async fn a_pause_holds_for_a_subscription_with_everything_that_waits_behind_it()
     let views = shop.messaging.channels(&seen).await.expect("seen");
     assert_eq!(views[0].subscriptions[0].reason.as_deref(), Some("by ann: a repair"));
     assert!(shop.messaging.ledger(&seen).await.expect("seen").iter().all(|entry| entry.balanced));
+    let mut more = wanted_now.clone();
+    more.channels
+        .get_mut("c")
+        .and_then(|c| c.subscriptions.get_mut("a"))
+        .expect("a")
+        .retry
+        .backoff
+        .push(Span::default());
+    shop.declare(&more).await.expect("declared");
+    let now = paused(shop.messaging.states().await.expect("the broker"));
+    assert!(now.contains(&"c/a/retry-3 courier".to_owned()), "what comes later is paused, too: {now:?}");
     shop.messaging.pause("c", "a", None).await.expect("resumed");
     assert!(paused(shop.messaging.states().await.expect("the broker")).is_empty());
     assert_eq!(Behind::parse("c/a/retry-1"), Some(("c", "a", Behind::Retry(1))));
