@@ -2,6 +2,7 @@
 
 mod broker;
 mod flows;
+mod http;
 mod simulation;
 mod store;
 
