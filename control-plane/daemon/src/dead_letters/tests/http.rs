@@ -22,7 +22,7 @@ use crate::messaging::Messaging;
 use crate::server::{self, Shared};
 
 /// A server with these letters, without the loop that owns the rest.
-async fn served(folder: &std::path::Path, letters: u64) -> Client {
+pub async fn served(folder: &std::path::Path, letters: u64) -> Client {
     let (store, _) = Store::open(&folder.join("deadletters.db")).expect("opens");
     let batch: Vec<_> = (0..letters)
         .map(|n| arrived(n, died(&place("billing"), message(&format!("m{n}")), Failure::Rejected, at(n as i64))))

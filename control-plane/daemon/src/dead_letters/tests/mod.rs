@@ -3,6 +3,7 @@
 mod broker;
 mod flows;
 mod http;
+mod measure;
 mod simulation;
 mod store;
 
