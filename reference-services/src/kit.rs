@@ -4,6 +4,7 @@
 //! The service port carries requests; the admin port, which no route ever leads to, carries the knobs and shows the state.
 //! Where it is stands in the first log line and in the body of `/healthz`.
 
+use std::fmt::Arguments;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -22,12 +23,18 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+mod client;
 mod context;
+#[cfg(test)]
+pub(crate) mod courier;
+pub(crate) mod inbox;
 mod knobs;
 mod log;
+pub(crate) mod outbox;
 mod problem;
 mod store;
 
+pub(crate) use client::{client, innermost};
 pub(crate) use context::Context;
 pub(crate) use problem::{Input, Problem};
 pub(crate) use store::Store;
@@ -52,6 +59,7 @@ struct Inner {
     knobs: watch::Sender<Knobs>,
     log: Log,
     log_requests: bool,
+    log_debug: bool,
     counts: Counts,
 }
 
@@ -63,8 +71,8 @@ struct Counts {
 }
 
 impl Kit {
-    /// Reads `PORT`, and where set `ADMIN_PORT`, `MESHCTL_SERVICE`, `MESHCTL_INSTANCE`, `LOG_REQUESTS` and `KNOBS` (the JSON
-    /// that `PUT /knobs` takes, to begin with).
+    /// Reads `PORT`, and where set `ADMIN_PORT`, `MESHCTL_SERVICE`, `MESHCTL_INSTANCE`, `LOG_REQUESTS`, `LOG_LEVEL`
+    /// (`debug` adds a line for each effect) and `KNOBS` (the JSON that `PUT /knobs` takes, to begin with).
     ///
     /// # Errors
     /// Says which variable is wrong and what it should be.
@@ -91,6 +99,7 @@ impl Kit {
             started_at: jiff::Timestamp::now(),
             knobs: watch::Sender::new(knobs),
             log_requests: env("LOG_REQUESTS").is_some_and(|value| value != "0"),
+            log_debug: env("LOG_LEVEL").is_some_and(|value| value == "debug"),
             counts: Counts::default(),
         })))
     }
@@ -101,6 +110,45 @@ impl Kit {
 
     pub(crate) fn instance(&self) -> &str {
         &self.0.instance
+    }
+
+    pub(crate) fn log(&self, level: &str, message: Arguments<'_>, fields: Value) {
+        self.0.log.line(level, message, fields);
+    }
+
+    /// Logs what is worth a line only to those who asked for it.
+    pub(crate) fn debug(&self, message: Arguments<'_>, fields: Value) {
+        if self.0.log_debug {
+            self.log("debug", message, fields);
+        }
+    }
+
+    /// Reads the knobs as they are now.
+    fn knobs<T>(&self, read: impl FnOnce(&Knobs) -> T) -> T {
+        read(&self.0.knobs.borrow())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn turn_for_test(&self, knobs: &str) {
+        self.0.knobs.send_replace(Knobs::parse(knobs.as_bytes()).expect("knobs"));
+    }
+
+    /// An instance that nothing was said to; it listens nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_test(service: &str, instance: &str) -> Self {
+        Self(Arc::new(Inner {
+            log: Log::new(instance),
+            service: service.into(),
+            instance: instance.into(),
+            served_by: HeaderValue::from_str(instance).expect("a header"),
+            port: 0,
+            admin_port: 0,
+            started_at: jiff::Timestamp::now(),
+            knobs: watch::Sender::new(Knobs::default()),
+            log_requests: false,
+            log_debug: false,
+            counts: Counts::default(),
+        }))
     }
 
     /// Serves `public` on the service port and `admin`, beside the knobs, on the admin port, until SIGTERM or SIGINT; returns

@@ -8,10 +8,12 @@ use std::process::ExitCode;
 use meshctl_model::exit;
 use meshctl_model::topology::BUILTINS;
 
+mod billing;
 mod hello;
 mod inventory;
 mod kit;
 mod orders;
+mod shipping;
 
 /// Runs one service until SIGTERM or SIGINT, and returns when the requests under way are finished.
 ///
@@ -38,8 +40,10 @@ pub fn run(name: &str) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match name {
+            "billing" => billing::serve(kit).await,
             "hello" => hello::serve(kit).await,
             "inventory" => inventory::serve(kit).await,
+            "shipping" => shipping::serve(kit).await,
             _ => orders::serve(kit).await,
         }
     });

@@ -6,6 +6,9 @@
 //! | `GET /orders/ID` | 200 the order · 404 |
 //! | `GET /orders?limit=N` | the newest N orders, 20 where left out |
 //!
+//! An order that is accepted and its event `order.placed` `{orderId, sku, quantity, status, createdAt}` are one transaction;
+//! the outbox publishes it to `EVENTS`, where that is set.
+//!
 //! An order is written down as `pending` before inventory is asked and settled afterwards, under an id that inventory takes
 //! its goods for only once. So a repeated request with the same `Idempotency-Key`, whichever instance it reaches and
 //! whatever died in between, finishes the same order and gets the same answer.
@@ -24,7 +27,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::kit::{Context, Input, Kit, Problem, Store, env};
+use crate::kit::outbox::{self, Event, Outbox};
+use crate::kit::{Context, Input, Kit, Problem, Store, client, env, innermost};
 
 /// How long inventory may take where the request brings no deadline.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,6 +53,7 @@ const COLUMNS: &str = "order_id, sku, quantity, status, trace_id, created_at";
 struct Orders {
     kit: Kit,
     store: Store,
+    outbox: Outbox,
     client: reqwest::Client,
     inventory: String,
 }
@@ -89,23 +94,23 @@ pub(crate) async fn serve(kit: Kit) -> io::Result<()> {
     let inventory = env("STOCK_API").or_else(|| env("INVENTORY_URL")).ok_or_else(|| {
         io::Error::other("neither STOCK_API nor INVENTORY_URL says where inventory is; in a topology: env: { STOCK_API: { urlOf: inventory } }")
     })?;
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(io::Error::other)?;
+    let store = Store::open(kit.service(), &format!("{SCHEMA}{}", outbox::SCHEMA)).map_err(io::Error::other)?;
+    let (outbox, publishing) = Outbox::start(&kit, &store).map_err(io::Error::other)?;
     let orders = Orders {
-        store: Store::open(kit.service(), SCHEMA).map_err(io::Error::other)?,
-        client,
+        store,
+        outbox,
+        client: client()?,
         inventory: format!("{}/reservations", inventory.trim_end_matches('/')),
         kit: kit.clone(),
     };
-    let public = Router::new()
-        .route("/orders", get(list).post(place))
-        .route("/orders/{id}", get(show))
-        .with_state(orders.clone());
-    let admin = Router::new().route("/state", get(state)).with_state(orders);
-    kit.serve(public, admin).await
+    let admin = Router::new().route("/state", get(state)).with_state(orders.clone());
+    let served = kit.serve(public(orders), admin).await;
+    publishing.end().await;
+    served
+}
+
+fn public(orders: Orders) -> Router {
+    Router::new().route("/orders", get(list).post(place)).route("/orders/{id}", get(show)).with_state(orders)
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -144,7 +149,8 @@ async fn place(
         return Ok(answer(order));
     }
     let status = orders.reserve(&context, &order).await?;
-    let settled = orders.store.write(move |c| settle(c, &order.order_id, status)).await?;
+    let outbox = orders.outbox.clone();
+    let settled = orders.store.write(move |c| settle(c, &order.order_id, status, &outbox, &context)).await?;
     Ok(answer(settled))
 }
 
@@ -231,16 +237,20 @@ async fn list(State(orders): State<Orders>, Query(Limit { limit }): Query<Limit>
 }
 
 async fn state(State(orders): State<Orders>) -> Result<Json<Value>, Problem> {
-    let counts = orders
+    let outbox = orders.outbox.clone();
+    let (counts, outbox) = orders
         .store
-        .read(|c| {
-            c.prepare_cached("SELECT status, count(*) FROM \"order\" GROUP BY status")?
+        .read(move |c| {
+            let counts = c
+                .prepare_cached("SELECT status, count(*) FROM \"order\" GROUP BY status")?
                 .query_map([], |row| Ok((row.get::<_, String>(0)?, Value::from(row.get::<_, i64>(1)?))))?
-                .collect::<rusqlite::Result<serde_json::Map<_, _>>>()
+                .collect::<rusqlite::Result<serde_json::Map<_, _>>>()?;
+            Ok((counts, outbox.view(c)?))
         })
         .await?;
     let mut view = orders.kit.view();
     view["orders"] = counts.into();
+    view["outbox"] = outbox;
     view["inventory"] = orders.inventory.into();
     Ok(Json(view))
 }
@@ -257,15 +267,6 @@ fn shown(order: &Order) -> Value {
     view
 }
 
-/// The cause beneath the wrappings: `Connection refused`.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
 fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     match value.to_str() {
@@ -275,6 +276,17 @@ fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 impl Order {
+    fn placed(&self) -> Event {
+        let Self { order_id, sku, quantity, status, created_at, .. } = self;
+        Event {
+            kind: "order.placed",
+            key: order_id.clone(),
+            payload: json!({
+                "orderId": order_id, "sku": sku, "quantity": quantity, "status": status, "createdAt": created_at,
+            }),
+        }
+    }
+
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         let status: String = row.get(3)?;
         Ok(Self {
@@ -319,12 +331,23 @@ fn write_down(connection: &Connection, key: Option<&str>, order: &Order) -> rusq
     Ok(order.clone())
 }
 
-/// Settles a pending order; one that another instance has settled meanwhile stays as that one left it.
-fn settle(connection: &Connection, order_id: &str, status: Status) -> rusqlite::Result<Order> {
-    connection
-        .prepare_cached("UPDATE \"order\" SET status = ?2 WHERE order_id = ?1 AND status = 'pending'")?
-        .execute((order_id, status.word()))?;
-    find(connection, order_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+/// Settles a pending order, and tells of it where it is accepted; one that another instance has settled meanwhile stays as
+/// that one left it. The order's trace is that of the request which settled it, as is its event's.
+fn settle(
+    connection: &Connection,
+    order_id: &str,
+    status: Status,
+    outbox: &Outbox,
+    context: &Context,
+) -> rusqlite::Result<Order> {
+    let settled = connection
+        .prepare_cached("UPDATE \"order\" SET status = ?2, trace_id = ?3 WHERE order_id = ?1 AND status = 'pending'")?
+        .execute((order_id, status.word(), context.trace_id()))?;
+    let order = find(connection, order_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    if settled == 1 && matches!(status, Status::Confirmed | Status::StockUnknown) {
+        outbox.put(connection, context, &order.placed())?;
+    }
+    Ok(order)
 }
 
 fn find(connection: &Connection, order_id: &str) -> rusqlite::Result<Option<Order>> {
@@ -337,6 +360,7 @@ fn find(connection: &Connection, order_id: &str) -> rusqlite::Result<Option<Orde
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kit::courier::Courier;
 
     fn pending(order_id: &str) -> Order {
         Order {
@@ -360,8 +384,10 @@ mod tests {
         assert_eq!(write_down(&connection, None, &pending("c")).expect("written").order_id, "c");
         assert_eq!(write_down(&connection, None, &pending("d")).expect("written").order_id, "d");
 
-        assert_eq!(settle(&connection, "a", Status::Confirmed).expect("settled").status, Status::Confirmed);
-        assert_eq!(settle(&connection, "a", Status::OutOfStock).expect("kept").status, Status::Confirmed);
+        let context = Context::of(&HeaderMap::new(), Instant::now());
+        let settle = |id, status| settle(&connection, id, status, &Outbox::none(), &context).map(|order| order.status);
+        assert_eq!(settle("a", Status::Confirmed), Ok(Status::Confirmed));
+        assert_eq!(settle("a", Status::OutOfStock), Ok(Status::Confirmed));
     }
 
     #[test]
@@ -373,5 +399,52 @@ mod tests {
             assert_eq!(write_down(&connection, None, &order).map(|_| ()), Ok(()));
             assert_eq!(find(&connection, word), Ok(Some(order)));
         }
+    }
+
+    /// Whatever answers at the address that this returns.
+    async fn serving(router: Router) -> String {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_order_that_is_accepted_is_told_of_once_and_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let courier = Courier::start().await;
+        let reserve = async |Json(wanted): Json<Value>| match wanted["sku"].as_str() {
+            Some("book") => StatusCode::CREATED.into_response(),
+            _ => Problem::new(409, "out-of-stock", "there is none").into_response(),
+        };
+        let inventory = serving(Router::new().route("/reservations", axum::routing::post(reserve))).await;
+        let schema = format!("{SCHEMA}{}", outbox::SCHEMA);
+        let store = Store::at(&folder.path().join("orders.db"), &schema).expect("a store");
+        let kit = Kit::for_test("orders", "orders-1");
+        let (outbox, publishing) = Outbox::to(&kit, &store, Some(courier.url.clone())).expect("an outbox");
+        let client = client().expect("a client");
+        let inventory = format!("{inventory}/reservations");
+        let orders = Orders { kit, store, outbox, client: client.clone(), inventory };
+        let url = serving(public(orders)).await;
+        let place = async |key: &str, sku: &str| {
+            let request = client.post(format!("{url}/orders")).header("idempotency-key", key);
+            let answer = request.json(&json!({"sku": sku, "quantity": 2})).send().await.expect("an answer");
+            (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+        };
+
+        let (status, placed) = place("first", "book").await;
+        assert_eq!(status, 201, "{placed}");
+        assert_eq!(place("first", "book").await, (201, placed.clone()));
+        assert_eq!(place("none", "unicorn").await.0, 409);
+        assert_eq!(place("last", "book").await.0, 201);
+        // Those of one instance come in their order, or at the same time.
+        let accepted = courier.until(2).await;
+        publishing.end().await;
+        assert_eq!(courier.accepted().len(), 2);
+        let event =
+            accepted.iter().find(|event| event.payload["orderId"] == placed["orderId"]).expect("the first order");
+        assert_eq!((&event.payload["sku"], &event.payload["quantity"]), (&json!("book"), &json!(2)));
+        let trace = placed["traceId"].as_str().expect("a trace");
+        assert!(event.header("traceparent").contains(trace), "{} is not of {trace}", event.header("traceparent"));
     }
 }

@@ -4,8 +4,11 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Subcommand;
+use meshctl_drivers::broker::SharedBroker;
+use meshctl_drivers::broker::embedded as broker;
 use meshctl_model::exit;
 use meshctl_operator::Globals;
 
@@ -38,6 +41,28 @@ SIGTERM ends the daemon and leaves the services running; the next one adopts the
         metrics: Option<SocketAddr>,
     },
 
+    /// Keep messages (started by the daemon); HTTP on 127.0.0.1:$PORT
+    #[command(hide = true)]
+    Broker {
+        /// Where clients may connect besides the socket in the state directory; loopback only
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<SocketAddr>,
+        /// Of /healthz and /metrics
+        #[arg(long, env = "PORT", value_name = "PORT")]
+        port: Option<u16>,
+    },
+
+    /// Take messages from publishers, and deliver them (started by the daemon); HTTP on 127.0.0.1:$PORT
+    #[command(hide = true)]
+    Courier {
+        /// Of publishes, /healthz, /status and /metrics
+        #[arg(long, env = "PORT", value_name = "PORT")]
+        port: u16,
+        /// The folder that holds courier.json
+        #[arg(long, env = meshctl_model::delivery::FILES, value_name = "DIR")]
+        files: PathBuf,
+    },
+
     /// Run a reference service on 127.0.0.1:$PORT: hello, inventory, orders
     #[command(after_help = "\
 Examples:
@@ -65,6 +90,24 @@ pub(crate) fn run(role: Role, globals: &Globals) -> ExitCode {
             log();
             let options = meshctl_traffic::gateway::GatewayOptions { dir, siblings, threads, metrics };
             finish(meshctl_traffic::gateway::run(options))
+        }
+        Role::Broker { listen, port } => {
+            log();
+            match meshctl_operator::state_dir(globals.state_dir.as_deref()) {
+                Ok(state_dir) => finish(broker::serve(&broker::Options { state_dir, listen, port })),
+                Err(why) => finish(Err::<(), _>(why.message)),
+            }
+        }
+        Role::Courier { port, files } => {
+            log();
+            match meshctl_operator::state_dir(globals.state_dir.as_deref()) {
+                Ok(state_dir) => {
+                    let options = meshctl_traffic::courier::CourierOptions { files, port };
+                    let broker = || Arc::new(broker::Client::new(&state_dir)) as SharedBroker;
+                    finish(meshctl_traffic::courier::run(&options, broker))
+                }
+                Err(why) => finish(Err::<(), _>(why.message)),
+            }
         }
         Role::Service { name } => meshctl_services::run(&name),
     }

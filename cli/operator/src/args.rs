@@ -54,7 +54,7 @@ pub struct OutputArgs {
 /// How a list is written.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output options")]
-pub struct ListArgs {
+pub struct TableArgs {
     #[command(flatten)]
     pub output: OutputArgs,
 
@@ -65,6 +65,14 @@ pub struct ListArgs {
     /// Sort by a field of the JSON form, such as .restarts
     #[arg(long, value_name = "JSONPATH")]
     pub sort_by: Option<String>,
+}
+
+/// How a list is written that may be watched.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Output options")]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub table: TableArgs,
 
     /// Go on, and show each thing again when it changes
     #[arg(short, long)]
@@ -106,4 +114,28 @@ pub(crate) struct WaitArgs {
     /// How long to wait; then the exit status is 5, and the change goes on
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     pub timeout: Span,
+}
+
+/// What a change takes that is done when the daemon answers.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Change options")]
+pub(crate) struct DeedArgs {
+    /// Show what would be done and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+
+    /// How long to wait for the daemon's answer
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub timeout: Span,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
 }

@@ -1,5 +1,7 @@
 //! What `check` looks at: pure questions about facts that were gathered at the edge.
 
+mod messages;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -64,6 +66,9 @@ pub(crate) async fn examine(session: &Session) -> Vec<Group> {
     groups.push(Group { name: "state directory", checks });
     if let Some(status) = status {
         groups.push(Group { name: "system", checks: system(&status) });
+        if let Some(facts) = messages::gather(session, &status).await {
+            groups.push(Group { name: "messages", checks: messages::examine(&facts) });
+        }
     }
     groups
 }

@@ -1,7 +1,9 @@
 //! The kinds of things that `get` and `describe` know, by all their names, and how each is asked of the daemon.
 
+use futures_util::{TryStreamExt, stream::FuturesOrdered};
 use jiff::Timestamp;
 use meshctl_api::client::Client;
+use meshctl_api::view::messages::{DeadLetterQuery, MessageQuery};
 
 use crate::failure::Failure;
 use crate::show::{self, Listing};
@@ -17,12 +19,19 @@ pub(crate) enum Kind {
     Revision,
     Event,
     Breaker,
+    Channel,
+    Subscription,
+    Message,
+    DeadLetter,
+    Replay,
+    Ledger,
+    Audit,
 }
 
 /// How a kind is called: singular, plural, short, and in documents.
 struct Names(Kind, &'static str, &'static str, &'static str, &'static str);
 
-const NAMES: [Names; 9] = [
+const NAMES: [Names; 16] = [
     Names(Kind::Service, "service", "services", "svc", "Service"),
     Names(Kind::Instance, "instance", "instances", "inst", "Instance"),
     Names(Kind::Route, "route", "routes", "rt", "Route"),
@@ -32,6 +41,13 @@ const NAMES: [Names; 9] = [
     Names(Kind::Revision, "revision", "revisions", "rev", "Revision"),
     Names(Kind::Event, "event", "events", "ev", "Event"),
     Names(Kind::Breaker, "breaker", "breakers", "cb", "Breaker"),
+    Names(Kind::Channel, "channel", "channels", "ch", "Channel"),
+    Names(Kind::Subscription, "subscription", "subscriptions", "sub", "Subscription"),
+    Names(Kind::Message, "message", "messages", "msg", "Message"),
+    Names(Kind::DeadLetter, "deadletter", "deadletters", "dl", "DeadLetter"),
+    Names(Kind::Replay, "replay", "replays", "replay", "Replay"),
+    Names(Kind::Ledger, "ledgerentry", "ledger", "ledger", "LedgerEntry"),
+    Names(Kind::Audit, "auditentry", "audit", "audit", "AuditEntry"),
 ];
 
 /// How many events a list shows.
@@ -68,6 +84,11 @@ impl Kind {
         self.names().2
     }
 
+    /// Whether names of this kind may hold a slash.
+    fn has_slashes(self) -> bool {
+        matches!(self, Self::Route | Self::Subscription | Self::Ledger)
+    }
+
     /// As documents say it: `Service`.
     pub(crate) fn title(self) -> &'static str {
         self.names().4
@@ -86,7 +107,37 @@ impl Kind {
             Self::Revision => show::revisions(client.revisions().await?.items, now),
             Self::Event => show::events(client.events(None, Some(EVENTS), None).await?.items, now),
             Self::Breaker => show::breakers(client.edges().await?.items),
+            Self::Channel => show::channels(client.channels().await?.items),
+            Self::Subscription => show::subscriptions(client.channels().await?.items),
+            Self::Message => show::messages(client.messages(&MessageQuery::default()).await?.items, now),
+            Self::DeadLetter => show::dead_letters(client.dead_letters(&DeadLetterQuery::default()).await?.items, now),
+            Self::Replay => show::replays(client.replays().await?.items, now),
+            Self::Ledger => show::ledger(client.ledger().await?.items),
+            Self::Audit => show::audit(client.audit(None).await?.items, now),
         })
+    }
+
+    /// The things of this kind that are named; all where none is. Of what there is too much of to list, each is asked for
+    /// by its id, and comes whole.
+    pub(crate) async fn fetch(self, client: &Client, names: &[String]) -> Result<Listing, Failure> {
+        let now = Timestamp::now();
+        match self {
+            Self::Message if !names.is_empty() => {
+                let messages = names.iter().map(|id| client.message(id)).collect::<FuturesOrdered<_>>();
+                Ok(show::messages(messages.try_collect().await?, now))
+            }
+            Self::DeadLetter if !names.is_empty() => {
+                let letters = names.iter().map(|id| client.dead_letter(id)).collect::<FuturesOrdered<_>>();
+                Ok(show::dead_letters(letters.try_collect().await?, now))
+            }
+            _ => self.list(client).await?.only(names),
+        }
+    }
+
+    /// Whether things of this kind change without an event that tells of it.
+    pub(crate) fn changes_silently(self) -> bool {
+        use Kind::{Audit, Channel, DeadLetter, Ledger, Message, Replay, Subscription};
+        matches!(self, Channel | Subscription | Message | DeadLetter | Replay | Ledger | Audit)
     }
 }
 
@@ -106,7 +157,9 @@ pub(crate) fn select(words: &[String]) -> Result<Vec<Selection>, Failure> {
     let Some(first) = words.first() else { return Err(Failure::usage("a kind is missing, such as `services`")) };
     if !first.contains('/') {
         let kinds: Vec<Kind> = first.split(',').map(Kind::parse).collect::<Result<_, _>>()?;
-        if let Some(word) = words[1..].iter().find(|word| word.contains('/') && kinds != [Kind::Route]) {
+        if let Some(word) =
+            words[1..].iter().find(|word| word.contains('/') && !kinds.iter().all(|kind| kind.has_slashes()))
+        {
             return Err(Failure::usage(format!("`{word}` mixes two forms"))
                 .hint("write either `get KIND NAME…` or `get KIND/NAME…`"));
         }

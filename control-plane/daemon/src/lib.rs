@@ -33,6 +33,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meshctl_api::place::{self, DaemonRecord, SocketPath};
 use meshctl_drivers::broker::SharedBroker;
+use meshctl_drivers::broker::embedded::Client;
 use meshctl_drivers::runtime::process::{ProcessRuntime, process_id};
 use meshctl_drivers::runtime::{RuntimeError, SharedRuntime};
 use tokio::net::UnixListener;
@@ -108,7 +109,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let hub = Hub::default();
     let executor = Executor { runtime: Arc::clone(&runtime), state_dir: dir.clone(), reports: sender.clone() };
     let build = meshctl_api::build::build().to_owned();
-    let broker: SharedBroker = Arc::new(messaging::away::Away);
+    let broker: SharedBroker = Arc::new(Client::new(&dir));
     let messaging =
         Messaging { broker: Arc::clone(&broker), letters: dead_letters.clone(), couriers: Couriers::default() };
     let (declaration, declarations) = watch::channel(None);

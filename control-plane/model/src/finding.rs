@@ -107,6 +107,7 @@ codes! {
     NO_SUBSCRIBER "no-subscriber" Warning "Nobody receives the messages of a channel.";
     BAD_FIELD "bad-field" Error "The way to a field of a payload is written wrongly.";
     MESSAGE_BEYOND_CHANNEL "message-beyond-channel" Error "One message may be larger than all of its channel.";
+    MESSAGE_BEYOND_GATEWAY "message-beyond-gateway" Warning "One message may be larger than any request.";
     LONG_TIMEOUT "long-timeout" Warning "An attempt to deliver may take very long.";
     BACKOFF_NOT_RISING "backoff-not-rising" Warning "A later pause before a retry is shorter than an earlier one.";
     SHORT_RETENTION "short-retention" Warning "Messages are kept for a shorter time than retries take.";

@@ -2,7 +2,6 @@
 //! which may also be on TCP.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::control::{Control, Refusal};
 use crate::metrics::{CLASSES, Totals, Vitals};
+use crate::page::{durations, family, label, process};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -159,7 +159,8 @@ async fn metrics(control: &Control) -> String {
                 all.iter().for_each(|(name, totals)| put(&format!("{{{name}}}"), totals.fallbacks as f64));
             },
         );
-        durations(&mut page, noun, all);
+        let name = format!("meshctl_{noun}_request_duration_seconds");
+        durations(&mut page, &name, "From the request's head to the response's.", all);
     }
     family(
         &mut page,
@@ -222,56 +223,4 @@ async fn metrics(control: &Control) -> String {
     }
     process(&mut page);
     page
-}
-
-fn durations(page: &mut String, noun: &str, all: &[(String, Totals)]) {
-    let name = format!("meshctl_{noun}_request_duration_seconds");
-    let _written = writeln!(page, "# HELP {name} From the request's head to the response's.\n# TYPE {name} histogram");
-    for (labels, totals) in all.iter().filter(|(_, totals)| totals.requests() > 0) {
-        for (bound, count) in totals.histogram() {
-            let _written = writeln!(page, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
-        }
-        let (count, sum) = (totals.requests(), totals.nanos as f64 / 1e9);
-        let _written = writeln!(
-            page,
-            "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}"
-        );
-    }
-}
-
-fn family(page: &mut String, name: &str, kind: &str, help: &str, samples: impl FnOnce(&mut dyn FnMut(&str, f64))) {
-    let _written = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    samples(&mut |labels, value| {
-        let _written = writeln!(page, "{name}{labels} {value}");
-    });
-}
-
-fn label(name: &str, value: &str) -> String {
-    format!("{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
-}
-
-/// What every Prometheus client says of its process; nothing where /proc is not readable.
-fn process(page: &mut String) {
-    let ticks = rustix::param::clock_ticks_per_second() as f64;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name in parentheses may hold spaces; fields are counted after it, the state being the third.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
-    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<f64>().ok());
-    if let (Some(user), Some(system)) = (field(14), field(15)) {
-        family(page, "process_cpu_seconds_total", "counter", "Processor time used.", |put| {
-            put("", (user + system) / ticks)
-        });
-    }
-    if let Some(pages) = field(24) {
-        let bytes = pages * rustix::param::page_size() as f64;
-        family(page, "process_resident_memory_bytes", "gauge", "Resident memory.", |put| put("", bytes));
-    }
-    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        let open = open.count() as f64;
-        family(page, "process_open_fds", "gauge", "Open descriptors.", |put| put("", open));
-    }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    family(page, "process_max_fds", "gauge", "How many may be open.", |put| {
-        put("", limit.map_or(f64::INFINITY, |n| n as f64))
-    });
 }

@@ -18,6 +18,9 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Tells a callee which of our services asks. Only we say that: what a client says of itself is replaced or removed.
+pub(crate) const CALLER: HeaderName = HeaderName::from_static("meshctl-caller");
+
 /// Removes what concerns one connection only (RFC 9110, 7.6.1), the fields that `Connection` names included.
 /// `TE: trailers` may pass, because trailers do.
 pub(crate) fn end_hop(headers: &mut HeaderMap) {

@@ -1,8 +1,9 @@
-//! What one request passes through, and the process that carries it.
+//! What one request and one message pass through, and the processes that carry them.
 //!
-//! [`gateway::run`] is the process. `stack` is the one place where the order of the layers is decided; every concern of
-//! it is a file of its own, and the pure ones (breaker, budget, rate limit, choice of an endpoint, route match) take
-//! time and chance as arguments, so that tests can drive them through years.
+//! [`gateway::run`] is the process of requests, [`courier::run`] that of messages. `stack` is the one place where the order
+//! of the layers is decided; every concern of it is a file of its own, and the pure ones (breaker, budget, rate limit,
+//! choice of an endpoint, route match, the courier's deliveries and pauses) take time and chance as arguments, so that
+//! tests can drive them through years.
 
 mod admin;
 mod attempt;
@@ -13,6 +14,7 @@ mod bulkhead;
 mod clock;
 mod connection;
 mod control;
+pub mod courier;
 mod deadline;
 mod disk;
 mod eject;
@@ -25,6 +27,7 @@ mod holder;
 mod listener;
 mod metrics;
 mod name;
+mod page;
 mod plan;
 mod pool;
 mod problem;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use http::HeaderName;
+use http::HeaderValue;
 use meshctl_model::policy::Policy;
 use meshctl_model::snapshot::{GatewayEvent, Serves, Snapshot};
 use meshctl_model::topology::RateLimit;
@@ -58,6 +59,8 @@ pub(crate) struct Service {
 
 pub(crate) struct EdgeState {
     pub(crate) name: String,
+    /// Who asks, as the callee is told.
+    pub(crate) caller: HeaderValue,
     pub(crate) breaker: Breaker,
     pub(crate) bulkhead: Bulkhead,
     pub(crate) budget: Budget,
@@ -153,7 +156,7 @@ impl Memory {
                 .ok_or_else(|| format!("edge `{name}` leads to service `{}`, which is not listed", rule.callee))?;
             edge_at.insert(name.clone(), edges.len());
             let fallback = fallback(&rule.policy).map_err(|why| format!("edge `{name}`: {why}"))?;
-            edges.push(Edge { state: self.edge(name), policy: rule.policy.clone(), fallback, service });
+            edges.push(Edge { state: self.edge(name, &rule.caller), policy: rule.policy.clone(), fallback, service });
         }
         let mut routes = Vec::with_capacity(snapshot.routes.len());
         for rule in &snapshot.routes {
@@ -217,7 +220,7 @@ impl Memory {
         all.filter(|endpoint| ids.contains(&endpoint.id)).map(|endpoint| u64::from(endpoint.in_flight())).sum()
     }
 
-    fn edge(&mut self, name: &str) -> Arc<EdgeState> {
+    fn edge(&mut self, name: &str, caller: &str) -> Arc<EdgeState> {
         let (events, workers) = (&self.events, self.workers);
         let state = self.edges.entry(name.to_owned()).or_insert_with(|| {
             let (events, edge) = (events.clone(), name.to_owned());
@@ -232,6 +235,7 @@ impl Memory {
             });
             Arc::new(EdgeState {
                 name: name.to_owned(),
+                caller: HeaderValue::from_str(caller).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
                 breaker,
                 bulkhead: Bulkhead::default(),
                 budget: Budget::default(),

@@ -1,4 +1,4 @@
-//! The gateway's own errors, as problem+json (RFC 9457). What a service answers passes untouched: whoever reads an error
+//! The gateway's own errors, and a courier's, as problem+json (RFC 9457). What a service answers passes untouched: whoever reads an error
 //! can tell by `Meshctl-Cause` which of the two it is.
 
 use std::time::Duration;
@@ -26,6 +26,11 @@ pub(crate) enum Cause {
     BodyTooLarge,
     BadRequest,
     RequestTimeout,
+    // Of a courier.
+    NoChannel,
+    ChannelFull,
+    BrokerAway,
+    OutcomeUnknown,
 }
 
 impl Cause {
@@ -44,7 +49,15 @@ impl Cause {
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "bodyTooLarge", "Request body too large"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "requestTimeout", "Client too slow"),
             Self::BadRequest => (StatusCode::BAD_REQUEST, "badRequest", "Bad request"),
+            Self::NoChannel => (StatusCode::NOT_FOUND, "noChannel", "No such channel"),
+            Self::ChannelFull => (StatusCode::SERVICE_UNAVAILABLE, "channelFull", "Channel full"),
+            Self::BrokerAway => (StatusCode::SERVICE_UNAVAILABLE, "brokerAway", "Broker away"),
+            Self::OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcomeUnknown", "Published or not"),
         }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        self.facts().1
     }
 
     pub(crate) const fn status(self) -> StatusCode {

@@ -155,6 +155,10 @@ async fn carry(
     let (mut head, incoming) = request.into_parts();
     let repeatable = upgrade.is_none() && retry::repeatable(&head.method, &head.headers, idempotency_key);
     to_upstream(&mut head, client, trace, &host);
+    match way.route {
+        None => drop(head.headers.insert(forwarded::CALLER, edge.state.caller.clone())),
+        Some(_) => drop(head.headers.remove(forwarded::CALLER)),
+    }
     if let Some((protocol, _)) = &upgrade {
         head.headers.insert(UPGRADE, protocol.clone());
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

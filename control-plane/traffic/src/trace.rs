@@ -21,13 +21,19 @@ pub(crate) struct Trace {
 
 impl Trace {
     /// `random` yields uniform values.
-    pub(crate) fn of(headers: &HeaderMap, mut random: impl FnMut() -> u64) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, random: impl FnMut() -> u64) -> Self {
         let mut incoming = headers.get_all(&TRACEPARENT).iter();
         // Two of them contradict each other: the specification says to begin anew.
         let incoming = match (incoming.next(), incoming.next()) {
-            (Some(value), None) => valid(value.as_bytes()),
+            (Some(value), None) => Some(value.as_bytes()),
             _ => None,
         };
+        Self::after(incoming, random)
+    }
+
+    /// A new span below `parent` (the value of a `traceparent`), or in a trace of its own.
+    pub(crate) fn after(parent: Option<&[u8]>, mut random: impl FnMut() -> u64) -> Self {
+        let incoming = parent.and_then(valid);
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
         match incoming {
             Some((id, flags)) => {
@@ -45,6 +51,16 @@ impl Trace {
 
     pub(crate) fn id(&self) -> &str {
         std::str::from_utf8(&self.parent[3..35]).unwrap_or_default()
+    }
+
+    /// Whether it began elsewhere.
+    pub(crate) fn continued(&self) -> bool {
+        self.continued
+    }
+
+    /// The value of `traceparent`.
+    pub(crate) fn parent(&self) -> &str {
+        std::str::from_utf8(&self.parent).unwrap_or_default()
     }
 
     pub(crate) fn id_header(&self) -> HeaderValue {

@@ -31,6 +31,7 @@ async fn the_instance_learns_who_asks_and_hop_by_hop_fields_end() {
         ("keep-alive", "timeout=5"),
         ("te", "trailers"),
         ("forwarded", "for=192.0.2.1"),
+        ("meshctl-caller", "billing"),
         ("meshctl-deadline-ms", "700"),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ("tracestate", "vendor=1"),
@@ -53,16 +54,22 @@ async fn the_instance_learns_who_asks_and_hop_by_hop_fields_end() {
     ] {
         assert!(seen.contains(wanted), "{wanted} in {seen}");
     }
-    for gone in ["x-private", "keep-alive", "connection:", "00f067aa0ba902b7"] {
+    for gone in ["x-private", "keep-alive", "connection:", "00f067aa0ba902b7", "meshctl-caller"] {
         assert!(!seen.contains(gone), "{gone} in {seen}");
     }
     // On an edge between services, the caller's word for the hops before it is good.
-    snapshot.listeners[0].serves = Serves::Edge("gateway:web".into());
+    snapshot.edges.extend([edge("orders", "web", &snapshot.routes[0].policy)]);
+    snapshot.listeners[0].serves = Serves::Edge("orders:web".into());
     snapshot.generation = 2;
     gateway.push(&snapshot).await;
     let mut request = get("/");
     request.headers_mut().insert("forwarded", "for=192.0.2.1".parse().expect("a value"));
+    // Who asks is known by the edge; what it calls itself is not.
+    request.headers_mut().insert("meshctl-caller", "billing".parse().expect("a value"));
+    request.headers_mut().append("meshctl-caller", "shipping".parse().expect("a value"));
     let inside = ask(gateway.address, request).await;
+    let callers: Vec<_> = inside.body().lines().filter(|line| line.starts_with("meshctl-caller")).collect();
+    assert_eq!(callers, ["meshctl-caller: orders"]);
     let chain = "forwarded: for=192.0.2.1, for=127.0.0.1;host=\"test\";proto=http\n";
     assert!(inside.body().contains(chain), "{}", inside.body());
     let left = seen.split("meshctl-deadline-ms: ").nth(1).and_then(|rest| rest.lines().next()).expect("carried on");

@@ -9,8 +9,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The milliseconds that are left of the request's overall deadline.
 const DEADLINE: HeaderName = HeaderName::from_static("meshctl-deadline-ms");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The trace and the deadline of the request being answered. A service records no spans of its own, so what it passes on is
 /// the caller's `traceparent` unchanged, as the standard asks of such a participant.
@@ -43,13 +43,19 @@ impl Context {
         self.deadline.map(|deadline| deadline.saturating_duration_since(now))
     }
 
-    /// The headers for a call made at `now` on behalf of the request.
-    pub(crate) fn onward(&self, now: Instant) -> HeaderMap {
+    /// The headers for what is done later and on its own account, but because of the request.
+    pub(crate) fn trace(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(3);
         headers.insert(TRACEPARENT, self.traceparent.clone());
         if let Some(state) = &self.tracestate {
             headers.insert(TRACESTATE, state.clone());
         }
+        headers
+    }
+
+    /// The headers for a call made at `now` on behalf of the request.
+    pub(crate) fn onward(&self, now: Instant) -> HeaderMap {
+        let mut headers = self.trace();
         if let Some(left) = self.left(now) {
             headers.insert(DEADLINE, HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
         }

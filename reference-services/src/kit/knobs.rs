@@ -1,5 +1,6 @@
 //! The knobs: how an operator makes an instance slow, failing, hanging or dead, at run time and on its admin port only.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use axum::Router;
@@ -8,6 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Kit, Problem};
 
@@ -29,6 +31,14 @@ pub(super) struct Knobs {
     pub(super) not_ready: bool,
     /// The process ends at once, by SIGABRT.
     crash: bool,
+    /// Messages are refused with 503,
+    refuse: bool,
+    /// and the wish to be asked again after so many seconds.
+    retry_after_s: u32,
+    /// A message whose payload has all of these fields is rejected with 422: `{"sku": "lamp"}`.
+    poison: Map<String, Value>,
+    /// And so is this share of all messages, 0 to 1: always the same ones, for whether a message is poison is up to the message.
+    poison_rate: f64,
 }
 
 impl Default for Knobs {
@@ -41,6 +51,10 @@ impl Default for Knobs {
             hang: false,
             not_ready: false,
             crash: false,
+            refuse: false,
+            retry_after_s: 1,
+            poison: Map::new(),
+            poison_rate: 0.0,
         }
     }
 }
@@ -58,8 +72,10 @@ impl Knobs {
     /// Names the field that is wrong.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         let knobs: Self = serde_json::from_slice(json).map_err(|why| why.to_string())?;
-        if !(0.0..=1.0).contains(&knobs.error_rate) {
-            return Err(format!("errorRate is {}, which is not a share from 0 to 1", knobs.error_rate));
+        for (name, share) in [("errorRate", knobs.error_rate), ("poisonRate", knobs.poison_rate)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(format!("{name} is {share}, which is not a share from 0 to 1"));
+            }
         }
         if !(400..=599).contains(&knobs.error_status) {
             return Err(format!("errorStatus is {}, which is not an error: 400 to 599", knobs.error_status));
@@ -88,6 +104,33 @@ impl Knobs {
             Effect::Delay(delay)
         }
     }
+
+    /// # Errors
+    /// The answer to a message while messages are refused.
+    pub(super) fn refusal(&self) -> Result<(), Problem> {
+        if self.refuse {
+            return Err(Problem::new(503, "refused", "messages are refused on purpose").retry_after(self.retry_after_s));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The answer to a message that is held to be poison.
+    pub(super) fn poisoning(&self, id: &str, payload: &Value) -> Result<(), Problem> {
+        let meant = !self.poison.is_empty() && self.poison.iter().all(|(name, value)| payload.get(name) == Some(value));
+        if meant || share_of(id) < self.poison_rate {
+            return Err(Problem::new(422, "poison", format!("message {id} is rejected on purpose")));
+        }
+        Ok(())
+    }
+}
+
+/// A number from 0 up to 1, ever the same for one `id`.
+fn share_of(id: &str) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    // The upper half is as evenly spread as the whole, and exact in a float.
+    f64::from((hasher.finish() >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// `GET /knobs` and `PUT /knobs`.
@@ -128,6 +171,7 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name() {
         for (json, name) in [
             (r#"{"errorRate": 1.5}"#, "errorRate"),
+            (r#"{"poisonRate": -0.1}"#, "poisonRate"),
             (r#"{"errorStatus": 200}"#, "errorStatus"),
             (r#"{"latency": 5}"#, "latency"),
             ("", "EOF"),
@@ -135,5 +179,29 @@ mod tests {
             let why = Knobs::parse(json.as_bytes()).expect_err(json);
             assert!(why.contains(name), "{json} is refused with {why:?}");
         }
+    }
+
+    #[test]
+    fn a_share_of_the_messages_is_poison_and_always_the_same_ones() {
+        let knobs = Knobs::parse(br#"{"poisonRate": 0.25}"#).expect("knobs");
+        let poison = |rate| {
+            let knobs = Knobs { poison_rate: rate, ..knobs.clone() };
+            (0..1000).filter(|id| knobs.poisoning(&id.to_string(), &Value::Null).is_err()).collect::<Vec<_>>()
+        };
+        let quarter = poison(0.25);
+        assert!((200..300).contains(&quarter.len()), "{}", quarter.len());
+        assert_eq!(poison(0.25), quarter);
+        assert!(quarter.iter().all(|id| poison(0.5).contains(id)));
+        assert_eq!((poison(0.0).len(), poison(1.0).len()), (0, 1000));
+    }
+
+    #[test]
+    fn poison_is_what_has_all_the_named_fields() {
+        let knobs = Knobs::parse(br#"{"poison": {"sku": "lamp", "quantity": 2}}"#).expect("knobs");
+        let poison = |payload: Value| knobs.poisoning("id", &payload).is_err();
+        assert!(poison(serde_json::json!({"sku": "lamp", "quantity": 2, "orderId": "a"})));
+        assert!(!poison(serde_json::json!({"sku": "lamp", "quantity": 1})));
+        assert!(!poison(serde_json::json!({"sku": "lamp"})));
+        assert!(!poison(Value::Null));
     }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: u16,
+    retry_after_s: Option<u32>,
     body: Value,
 }
 
@@ -20,7 +21,7 @@ impl Problem {
     pub(crate) fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
         let title = self::status(status).canonical_reason().unwrap_or("Error");
         let body = json!({"title": title, "status": status, "code": code, "detail": detail.into()});
-        Self { status, body }
+        Self { status, retry_after_s: None, body }
     }
 
     /// The same with one more member.
@@ -28,12 +29,26 @@ impl Problem {
         self.body[name] = value.into();
         self
     }
+
+    /// The same with the wish to be asked again after so many seconds.
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
-        (status(self.status), content, self.body.to_string()).into_response()
+        let mut response = (status(self.status), content, self.body.to_string()).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }
 

@@ -1,7 +1,8 @@
 //! The state that all instances of a service share: one SQLite file in the service's data directory.
 //!
 //! Each instance has one thread that writes and one that reads. The writer takes whatever waits and commits it together, so
-//! that a thousand small writes cost a few flushes to disk; an answer is given only after the flush.
+//! that a thousand small writes cost a few flushes to disk; an answer is given only after the flush. The write-ahead log is
+//! flushed at every commit (`synchronous = FULL`), so what was answered survives the machine, not only the process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,8 @@ impl Store {
         Self::at(&folder.join(format!("{service}.db")), schema)
     }
 
-    fn at(file: &Path, schema: &str) -> Result<Self, String> {
+    /// The same for a file of one's own.
+    pub(crate) fn at(file: &Path, schema: &str) -> Result<Self, String> {
         let cannot = |why: &dyn std::fmt::Display| format!("cannot open {}: {why}", file.display());
         let writing = connect(file, schema).map_err(|why| cannot(&why))?;
         let reading = connect(file, "").map_err(|why| cannot(&why))?;

@@ -2,7 +2,10 @@
 
 mod change;
 mod down;
+mod fixtures;
 mod help;
+mod letters;
 mod look;
+mod messages;
 mod silent;
 mod support;

@@ -1,6 +1,6 @@
 //! A daemon that is played: canned views on a real Unix socket, and every change that it was asked for, noted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
+use crate::fixtures;
+
 /// What the played daemon says.
 pub(crate) struct Script {
     pub(crate) status: Value,
@@ -31,6 +33,8 @@ pub(crate) struct Script {
     pub(crate) events: Value,
     /// The daemon's version and build, where they are not those of the command.
     pub(crate) version: Option<(&'static str, &'static str)>,
+    /// What is answered instead of the usual to `GET /v1/ledger` and its like, in order; the last one for ever.
+    pub(crate) instead: BTreeMap<&'static str, VecDeque<(u16, Value)>>,
 }
 
 /// A piece of a stream.
@@ -68,7 +72,16 @@ impl Default for Script {
             revisions: json!([]),
             events: json!([event(9, "instance.ready", json!({}))]),
             version: None,
+            instead: BTreeMap::new(),
         }
+    }
+}
+
+impl Script {
+    /// The same, which answers `call` so, one after another.
+    pub(crate) fn but(mut self, call: &'static str, answers: impl IntoIterator<Item = (u16, Value)>) -> Self {
+        self.instead.insert(call, answers.into_iter().collect());
+        self
     }
 }
 
@@ -161,10 +174,14 @@ fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+    let body = axum::body::to_bytes(body, 16 << 20).await.expect("a body");
+    let json: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     if parts.method != "GET" || path == "/v1/watch" {
-        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        lock(&played.asked).push((format!("{} {}", parts.method, parts.uri), body));
+        let noted = if json.is_null() { String::from_utf8_lossy(&body).into() } else { json.clone() };
+        lock(&played.asked).push((format!("{} {}", parts.method, parts.uri), noted));
+    }
+    if let Some((status, body)) = instead(&played, &format!("{} {path}", parts.method)) {
+        return (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response();
     }
     let list = |kind: &str, items: &Value| {
         Json(json!({ "apiVersion": "meshctl/v1", "kind": kind, "index": 7, "items": items })).into_response()
@@ -199,8 +216,26 @@ async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response
             }
             (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response()
         }
-        _ => StatusCode::NOT_FOUND.into_response(),
+        "/v1/deadletters/export" => "{\"id\":\"dl-1\"}\n{\"id\":\"dl-2\"}\n".into_response(),
+        "/v1/messages" if parts.uri.query().unwrap_or_default().contains("follow=true") => {
+            format!("{}\n", fixtures::message("m-3", 3)).into_response()
+        }
+        _ => match fixtures::answer(&path, parts.uri.query().unwrap_or_default(), &json) {
+            Some(body) => Json(body).into_response(),
+            None => not_found(&path),
+        },
     }
+}
+
+fn instead(played: &Played, call: &str) -> Option<(u16, Value)> {
+    let mut script = lock(&played.script);
+    let answers = script.instead.get_mut(call)?;
+    if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
+}
+
+fn not_found(path: &str) -> Response {
+    let error = json!({ "code": "notFound", "message": format!("there is nothing at {path}"), "hint": null });
+    (StatusCode::NOT_FOUND, Json(error)).into_response()
 }
 
 /// As the real one: the stream ends, the socket is gone, and then the process.
@@ -254,7 +289,7 @@ pub(crate) fn start_time(pid: u32) -> u64 {
 }
 
 /// So many hours ago and a half, so that the age is shown the same for as long as a test takes.
-fn hours_ago(hours: i64) -> String {
+pub(crate) fn hours_ago(hours: i64) -> String {
     let then = Timestamp::now() - SignedDuration::from_mins(hours * 60 + 30);
     then.to_string()
 }

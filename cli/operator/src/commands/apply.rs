@@ -24,6 +24,7 @@ Examples:
   meshctl apply -f topologies/ --reason 'two more instances for the sale'
   meshctl plan shop.yaml --out p && meshctl apply p
   meshctl apply shop.yaml --dry-run
+  meshctl apply shop.yaml --discard-messages   # where a channel in use goes away
 
 A daemon is started where none runs. Ctrl-C detaches: the change goes on.
 Off a terminal nothing is asked, removals included: the file is the wish, and the plan is shown."
@@ -31,6 +32,11 @@ Off a terminal nothing is asked, removals included: the file is the wish, and th
 pub struct Args {
     #[command(flatten)]
     files: FileArgs,
+
+    /// Lose messages, where a channel is removed or gets fewer partitions
+    #[arg(long)]
+    discard_messages: bool,
+
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -48,8 +54,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
         Input::Plan(plan) => (sources_of(&plan)?, Some(plan.fingerprint)),
     };
     check(&sources, format)?;
-    let mut request =
-        ApplyRequest { discard_messages: false, sources, fingerprint: None, reason: change.reason.clone() };
+    let mut request = ApplyRequest {
+        discard_messages: args.discard_messages,
+        sources,
+        fingerprint: None,
+        reason: change.reason.clone(),
+    };
     if change.dry_run {
         let plan = plans::plan(session, &request).await?;
         refuse_stale(agreed.as_deref(), &plan)?;

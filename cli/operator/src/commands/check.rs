@@ -1,14 +1,12 @@
 //! `meshctl check`: is everything as it should be, and what to do where it is not.
 
-use std::io::{self, IsTerminal};
-
 use meshctl_model::{API_VERSION, exit};
 use serde::Serialize;
 
 use crate::args::OutputArgs;
 use crate::examine::{Grade, Group, examine};
 use crate::failure::Outcome;
-use crate::output::{BAD, BOLD, CAREFUL, GOOD, document, print, styled};
+use crate::output::{BAD, BOLD, CAREFUL, GOOD, document, print, speaks_unicode, styled};
 use crate::session::Session;
 
 /// Check the machine, the state directory and the system, and say what to do
@@ -67,14 +65,6 @@ fn page(groups: &[Group], unicode: bool) -> String {
         text.push('\n');
     }
     text
-}
-
-/// A terminal whose locale says so; a pipe gets ASCII.
-fn speaks_unicode() -> bool {
-    let locale =
-        ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
-    let is_utf8 = locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"));
-    io::stdout().is_terminal() && is_utf8
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::{Shell, generate};
 use meshctl_api::client::Client;
+use meshctl_api::view::messages::{Channel, DeadLetterQuery};
 use meshctl_model::exit;
 
 use crate::failure::Outcome;
@@ -19,7 +20,7 @@ Examples:
   source <(meshctl completion bash)
   meshctl completion zsh > \"${fpath[1]}/_meshctl\"
   meshctl completion fish > ~/.config/fish/completions/meshctl.fish
-  source <(COMPLETE=bash meshctl)    # also completes the names of services that run")]
+  source <(COMPLETE=bash meshctl)    # also completes names: services, channels, dead letters")]
 pub struct Args {
     /// The shell
     #[arg(value_name = "SHELL")]
@@ -38,22 +39,69 @@ const PATIENCE: Duration = Duration::from_millis(80);
 
 /// Completes the names of services.
 pub(super) fn service_names() -> ArgValueCompleter {
-    ArgValueCompleter::new(|typed: &OsStr| {
+    completer(services)
+}
+
+/// Completes the names of channels.
+pub(super) fn channel_names() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| Some(client.channels().await.ok()?.items.into_iter().map(|one| one.name).collect()))
+    })
+}
+
+/// Completes the names of channels and, with a slash, of their subscriptions.
+pub(super) fn subscription_names() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| {
+            let channels = client.channels().await.ok()?.items;
+            let of = |channel: Channel| {
+                let subscriptions = channel.subscriptions.into_iter().map(|one| one.name);
+                std::iter::once(channel.name).chain(subscriptions).collect::<Vec<_>>()
+            };
+            Some(channels.into_iter().flat_map(of).collect())
+        })
+    })
+}
+
+/// Completes the ids of the latest dead letters.
+pub(crate) fn dead_letter_ids() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| {
+            let query = DeadLetterQuery { limit: Some(LETTERS), ..DeadLetterQuery::default() };
+            Some(client.dead_letters(&query).await.ok()?.items.into_iter().map(|letter| letter.id).collect())
+        })
+    })
+}
+
+/// Completes the ids of replays.
+pub(super) fn replay_ids() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| Some(client.replays().await.ok()?.items.into_iter().map(|one| one.replay_id).collect()))
+    })
+}
+
+/// As many dead letters as somebody looks through.
+const LETTERS: u32 = 50;
+
+fn completer(known: impl Fn() -> Vec<String> + Send + Sync + 'static) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |typed: &OsStr| {
         let typed = typed.to_string_lossy();
-        services().into_iter().filter(|name| name.starts_with(&*typed)).map(CompletionCandidate::new).collect()
+        known().into_iter().filter(|name| name.starts_with(&*typed)).map(CompletionCandidate::new).collect()
     })
 }
 
 /// The names of the services of the system that the environment names; none where that takes long or fails. The command
 /// line itself is not known while it is being typed.
 pub fn services() -> Vec<String> {
+    names(async |client| Some(client.services().await.ok()?.items.into_iter().map(|service| service.name).collect()))
+}
+
+/// What the daemon of the system that the environment names says to `ask`.
+fn names(ask: impl AsyncFnOnce(Client) -> Option<Vec<String>>) -> Vec<String> {
     let Ok(dir) = state_dir(None) else {
         return Vec::new();
     };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
-    let names = async {
-        let services = Client::at(&dir).ok()?.patience(PATIENCE).services().await.ok()?;
-        Some(services.items.into_iter().map(|service| service.name).collect())
-    };
+    let names = async { ask(Client::at(&dir).ok()?.patience(PATIENCE)).await };
     runtime.block_on(names).unwrap_or_default()
 }

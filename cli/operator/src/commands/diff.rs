@@ -21,6 +21,11 @@ Exit status: 0 if there is no difference, 1 if there is, more for an error.")]
 pub struct Args {
     #[command(flatten)]
     files: FileArgs,
+
+    /// Lose messages, where a channel is removed or gets fewer partitions
+    #[arg(long)]
+    discard_messages: bool,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -28,7 +33,11 @@ pub struct Args {
 pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let sources = args.files.topology()?;
     check(&sources, &args.output.output)?;
-    let plan = plans::plan(session, &ApplyRequest { sources, ..ApplyRequest::default() }).await?;
+    let plan = plans::plan(
+        session,
+        &ApplyRequest { sources, discard_messages: args.discard_messages, ..ApplyRequest::default() },
+    )
+    .await?;
     if args.output.output.for_people() {
         print(plans::diff(&plan))?;
     } else {

@@ -6,7 +6,7 @@ use meshctl_api::client::Client;
 use meshctl_model::{API_VERSION, exit};
 use serde_json::{Value, json};
 
-use super::live;
+use super::live_with_pulse;
 use crate::args::{ListArgs, OutputArgs};
 use crate::failure::{Failure, Outcome};
 use crate::kinds::{Kind, Selection, no_such, select};
@@ -23,7 +23,9 @@ Examples:
   meshctl get service/orders -o jsonpath='{.instances[*].pid}'
   meshctl get instances --sort-by .restarts -w
 
-Kinds: service svc, instance inst, route rt, edge, endpoint ep, gateway gw, revision rev, event ev, breaker cb.")]
+Kinds: service svc, instance inst, route rt, edge, endpoint ep, gateway gw,
+revision rev, event ev, breaker cb, channel ch, subscription sub, message msg,
+deadletter dl, replay, ledger, audit.")]
 pub struct Args {
     /// KIND[,KIND…] [NAME…], or KIND/NAME…
     #[arg(value_name = "KIND[/NAME]", required = true)]
@@ -63,7 +65,7 @@ pub(super) async fn list(session: &Session, selections: &[Selection], args: &Lis
     if args.watch {
         return watch(&client, selections, args).await;
     }
-    let listings = fetch(&client, selections, args.sort_by.as_deref()).await?;
+    let listings = fetch(&client, selections, args.table.sort_by.as_deref()).await?;
     show(&listings, selections, args)?;
     Ok(exit::OK)
 }
@@ -71,13 +73,13 @@ pub(super) async fn list(session: &Session, selections: &[Selection], args: &Lis
 async fn fetch(client: &Client, selections: &[Selection], sort_by: Option<&str>) -> Result<Vec<Listing>, Failure> {
     let mut listings = Vec::with_capacity(selections.len());
     for Selection { kind, names } in selections {
-        listings.push(kind.list(client).await?.only(names)?.sorted(sort_by)?);
+        listings.push(kind.fetch(client, names).await?.sorted(sort_by)?);
     }
     Ok(listings)
 }
 
 fn show(listings: &[Listing], selections: &[Selection], args: &ListArgs) -> Result<(), Failure> {
-    let format = &args.output.output;
+    let format = &args.table.output.output;
     if document(format, &as_document(listings, selections))? {
         return Ok(());
     }
@@ -87,7 +89,7 @@ fn show(listings: &[Listing], selections: &[Selection], args: &ListArgs) -> Resu
     let tables: Vec<String> = listings
         .iter()
         .filter(|listing| !listing.items.is_empty())
-        .map(|listing| listing.table(format, !args.no_headers).draw(output::width()))
+        .map(|listing| listing.table(format, !args.table.no_headers).draw(output::width()))
         .collect();
     match listings {
         [only] if only.items.is_empty() => output::say(format_args!("no {}", only.kind.plural())),
@@ -114,11 +116,20 @@ fn as_document(listings: &[Listing], selections: &[Selection]) -> Value {
 /// Shows everything, and then each thing again that has changed.
 async fn watch(client: &Client, selections: &[Selection], args: &ListArgs) -> Outcome {
     let mut shown: BTreeMap<String, Value> = BTreeMap::new();
-    live(client, None, async |_| {
+    live_with_pulse(client, async |heard| {
         let mut listings = Vec::new();
+        let is_pulse = heard.is_none();
         for Selection { kind, names } in selections {
+            if is_pulse && !kind.changes_silently() {
+                continue;
+            }
             // A named thing may come and go while it is watched.
-            let mut listing = kind.list(client).await?;
+            let mut listing = match kind.list(client).await {
+                Ok(listing) => listing,
+                // Whether the daemon comes back is for the watch to find out.
+                Err(failure) if is_pulse && failure.exit == exit::UNREACHABLE => return Ok(()),
+                Err(failure) => return Err(failure),
+            };
             listing.items.retain(|item| names.is_empty() || names.contains(&item.name));
             listings.push(listing);
         }
@@ -136,12 +147,12 @@ async fn watch(client: &Client, selections: &[Selection], args: &ListArgs) -> Ou
 }
 
 fn show_changed(listing: &Listing, first: bool, args: &ListArgs) -> Result<(), Failure> {
-    match &args.output.output {
+    match &args.table.output.output {
         _ if listing.items.is_empty() => Ok(()),
         Format::Json => listing.items.iter().try_for_each(|item| print_line(alone(listing.kind, item))),
         Format::Name => print(listing.names()),
         format @ (Format::Table | Format::Wide) => {
-            print(listing.table(format, first && !args.no_headers).draw(output::width()))
+            print(listing.table(format, first && !args.table.no_headers).draw(output::width()))
         }
         format => listing.items.iter().try_for_each(|item| document(format, &alone(listing.kind, item)).map(drop)),
     }

@@ -87,7 +87,7 @@ fn name(instance: &str) -> String {
 }
 
 /// A moment, or a length of time before `now`.
-fn since(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+pub(super) fn since(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     if let Ok(at) = text.parse() {
         return Ok(at);
     }

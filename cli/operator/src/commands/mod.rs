@@ -1,22 +1,29 @@
 //! One file for each noun and verb. A command reads as a straight line: arguments, calls, result.
 
 mod apply;
+mod audit;
+mod channel;
 mod check;
 mod completion;
 mod diff;
+mod dlq;
 mod down;
 mod events;
 mod get;
 mod init;
+mod ledger;
 mod logs;
 mod man;
 mod nouns;
 mod plan;
+mod publish;
+mod replay;
 mod restart;
 mod rollout;
 mod scale;
 mod schema;
 mod status;
+mod tail;
 mod validate;
 mod version;
 
@@ -26,11 +33,14 @@ use clap::Subcommand;
 use meshctl_api::client::Client;
 use meshctl_api::view::Told;
 use meshctl_model::exit;
+use tokio::time::MissedTickBehavior;
 
 use crate::failure::{Failure, Outcome};
 use crate::session::Session;
 
+pub(crate) use completion::dead_letter_ids;
 pub use completion::services as complete_services;
+pub(crate) use ledger::imbalance;
 
 /// What an operator can ask for.
 #[derive(Debug, Subcommand)]
@@ -58,6 +68,14 @@ pub enum Command {
     Registry(nouns::RegistryCommand),
     #[command(subcommand)]
     Breaker(nouns::BreakerCommand),
+    #[command(subcommand)]
+    Channel(channel::Command),
+    Ledger(ledger::Args),
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    #[command(subcommand)]
+    Replay(replay::Command),
+    Audit(audit::Args),
     Check(check::Args),
     Version(version::Args),
     Completion(completion::Args),
@@ -74,6 +92,9 @@ impl Command {
             Self::Restart(args) => args.timeout(),
             Self::Rollout(command) => command.timeout()?,
             Self::Down(args) => args.timeout(),
+            Self::Channel(command) => command.timeout()?,
+            Self::Dlq(command) => command.timeout()?,
+            Self::Replay(command) => command.timeout()?,
             _ => return None,
         };
         Some(timeout.get())
@@ -100,6 +121,11 @@ impl Command {
             Self::Endpoint(command) => nouns::endpoint(session, command).await,
             Self::Registry(command) => nouns::registry(session, command).await,
             Self::Breaker(command) => nouns::breaker(session, command).await,
+            Self::Channel(command) => channel::run(session, command).await,
+            Self::Ledger(args) => ledger::run(session, args).await,
+            Self::Dlq(command) => dlq::run(session, command).await,
+            Self::Replay(command) => replay::run(session, command).await,
+            Self::Audit(args) => audit::run(session, &args).await,
             Self::Check(args) => check::run(session, &args).await,
             Self::Version(args) => version::run(session, &args).await,
             Self::Completion(args) => completion::run(&args, whole()),
@@ -111,6 +137,8 @@ impl Command {
 
 /// A watching command outlives a daemon that is replaced.
 const RETURN: Duration = Duration::from_secs(30);
+/// How often a watching command looks at what changes without an event: counts of messages.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// Hands everything that is told after the event `after`, or from now on, to `show`, for as long as there is a daemon.
 async fn live(
@@ -122,5 +150,23 @@ async fn live(
     while let Some(told) = watch.next().await? {
         show(told).await?;
     }
-    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
+    Err(ended())
+}
+
+/// As [`live`], and a pulse now and then, when nothing is told and it is time to look again.
+async fn live_with_pulse(client: &Client, mut show: impl AsyncFnMut(Option<Told>) -> Result<(), Failure>) -> Outcome {
+    let mut watch = client.watch(None, RETURN).await?;
+    let mut pulse = tokio::time::interval(PULSE);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let heard = tokio::select! {
+            told = watch.next() => Some(told?.ok_or_else(ended)?),
+            _ = pulse.tick() => None,
+        };
+        show(heard).await?;
+    }
+}
+
+fn ended() -> Failure {
+    Failure::new(exit::UNREACHABLE, "the daemon has ended")
 }

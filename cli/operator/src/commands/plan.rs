@@ -27,6 +27,10 @@ pub struct Args {
     #[command(flatten)]
     files: FileArgs,
 
+    /// Lose messages, where a channel is removed or gets fewer partitions
+    #[arg(long)]
+    discard_messages: bool,
+
     /// Save the plan, with the topology that it was made from, for `meshctl apply`
     #[arg(long, value_name = "PLAN", value_hint = clap::ValueHint::FilePath)]
     out: Option<PathBuf>,
@@ -42,7 +46,7 @@ pub struct Args {
 pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let sources = args.files.topology()?;
     check(&sources, &args.output.output)?;
-    let request = ApplyRequest { sources, ..ApplyRequest::default() };
+    let request = ApplyRequest { sources, discard_messages: args.discard_messages, ..ApplyRequest::default() };
     let plan = plans::plan(session, &request).await?;
     if let Some(path) = &args.out {
         save(path, &Plan { sources: Some(request.sources), ..plan.clone() })?;

@@ -1,10 +1,13 @@
 //! `meshctl status`
 
 use jiff::Timestamp;
+use meshctl_api::client::Client;
+use meshctl_api::error::ErrorCode;
 use meshctl_api::view::Status;
+use meshctl_model::delivery::BROKER;
 use meshctl_model::exit;
 
-use super::live;
+use super::live_with_pulse;
 use crate::args::OutputArgs;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, BOLD, CAREFUL, Format, GOOD, document, print, print_line, styled};
@@ -39,9 +42,12 @@ pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
         show(&client.status().await?, args)?;
         return Ok(exit::OK);
     }
-    let (mut status, mut shown) = (None, None);
-    live(&client, None, async |told| {
-        fold(&mut status, told);
+    let (mut status, mut shown) = (None::<Status>, None);
+    live_with_pulse(&client, async |heard| {
+        match heard {
+            Some(told) => fold(&mut status, told),
+            None => look_at_channels(&client, &mut status).await?,
+        }
         let Some(status) = &status else { return Ok(()) };
         // What is shown does not depend on the last event; most events change nothing of it.
         let now = Status { last_event_id: String::new(), ..Status::clone(status) };
@@ -52,6 +58,20 @@ pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
         Ok(())
     })
     .await
+}
+
+/// What flows through channels changes without events. Whether a daemon that is gone comes back is for the watch to find out.
+async fn look_at_channels(client: &Client, status: &mut Option<Status>) -> Result<(), Failure> {
+    let Some(status) = status.as_mut().filter(|status| status.items.iter().any(|service| service.kind == BROKER))
+    else {
+        return Ok(());
+    };
+    match client.channels().await {
+        Ok(channels) => status.channels = channels.items,
+        Err(error) if matches!(error.code, ErrorCode::Unreachable | ErrorCode::Unavailable) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 fn show(status: &Status, args: &Args) -> Result<(), Failure> {
@@ -75,9 +95,10 @@ fn show_again(status: &Status, args: &Args) -> Result<(), Failure> {
 
 fn page(status: &Status, format: &Format, headers: bool, width: Option<u16>, now: Timestamp) -> String {
     let services = show::services(status.items.clone(), now);
+    let channels = show::channels(status.channels.clone());
     let gateways = show::gateways(status.gateways.clone(), now);
     if *format == Format::Name {
-        return services.names() + &gateways.names();
+        return services.names() + &channels.names() + &gateways.names();
     }
     let table = |listing: &Listing| listing.table(format, headers).draw(width);
     let mut text = String::new();
@@ -87,6 +108,10 @@ fn page(status: &Status, format: &Format, headers: bool, width: Option<u16>, now
         text.push_str(&format!("{}   revision {}   {readiness}\n\n", styled(BOLD, name), status.revision));
     }
     text.push_str(&table(&services));
+    if !status.channels.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&channels));
+    }
     if !status.gateways.is_empty() {
         text.push('\n');
         text.push_str(&table(&gateways));

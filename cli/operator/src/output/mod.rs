@@ -94,3 +94,21 @@ pub(crate) fn interactive() -> bool {
 pub(crate) fn can_draw() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
+
+/// Whether signs beyond ASCII are shown: on a terminal whose locale says so. A pipe gets ASCII.
+pub(crate) fn speaks_unicode() -> bool {
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    let is_utf8 = locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"));
+    io::stdout().is_terminal() && is_utf8
+}
+
+/// √ or ×, where they can be shown.
+pub(crate) fn sign(is_good: bool) -> Cell {
+    match (is_good, speaks_unicode()) {
+        (true, true) => Cell::good("√"),
+        (true, false) => Cell::good("ok"),
+        (false, true) => Cell::bad("×"),
+        (false, false) => Cell::bad("XX"),
+    }
+}

@@ -107,7 +107,7 @@ impl Table {
 }
 
 /// The widths at which columns of these widths fit into `total`: the widest give way, down to a width that can be read;
-/// where that is not enough, the last are left out.
+/// where that is not enough, the last are left out. The first, which holds the name, gives way last: it is what one copies.
 fn fit(widths: &[u16], total: Option<u16>) -> Vec<u16> {
     let mut widths = widths.to_vec();
     let Some(total) = total.map(u32::from) else { return widths };
@@ -115,15 +115,22 @@ fn fit(widths: &[u16], total: Option<u16>) -> Vec<u16> {
         widths.filter(|width| *width > 0).map(|width| u32::from(width + GUTTER)).sum::<u32>()
     };
     let available = total + u32::from(GUTTER);
+    let name = NARROW.max(u16::try_from(total / 2).unwrap_or(u16::MAX));
+    let least = |(at, width): (usize, &u16)| (*width).min(if at == 0 { name } else { NARROW });
     while let Some(last) = widths.iter().rposition(|width| *width > 0)
-        && taken(&mut widths.iter().map(|width| (*width).min(NARROW))) > available
+        && taken(&mut widths.iter().enumerate().map(least)) > available
     {
         widths[last] = 0;
     }
-    while taken(&mut widths.iter().copied()) > available
-        && let Some(widest) = widths.iter_mut().max()
-    {
-        *widest -= 1;
+    while taken(&mut widths.iter().copied()) > available {
+        // Among those that have more than their least; where none has, whatever is widest.
+        let spare = widths.iter().enumerate().filter(|(at, width)| **width > least((*at, width)));
+        let all = widths.iter().enumerate();
+        let Some((at, _)) = spare.max_by_key(|(_, width)| **width).or_else(|| all.max_by_key(|(_, width)| **width))
+        else {
+            break;
+        };
+        widths[at] -= 1;
     }
     widths
 }
@@ -176,9 +183,9 @@ mod tests {
         let text = services().draw(Some(60));
         assert!(text.contains("\u{1b}["), "states are coloured");
         insta::assert_snapshot!(plain(&text), @r"
-        NAME                       STATE    REASON
-        orders                     ready
-        inventory-with-a-long-n…   failed   health check: connectio…
+        NAME                         STATE    REASON
+        orders                       ready
+        inventory-with-a-long-name   failed   health check:…
         ");
     }
 }

@@ -1,6 +1,8 @@
 //! What each kind of thing looks like in a list: one file per family, one function per kind.
 
+mod dead_letters;
 mod describe;
+mod messages;
 mod system;
 mod traffic;
 
@@ -10,7 +12,9 @@ use meshctl_model::API_VERSION;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+pub(crate) use dead_letters::{audit, dead_letters, groups, replays};
 pub(crate) use describe::describe;
+pub(crate) use messages::{channels, ledger, messages, size, subscriptions};
 pub(crate) use system::{events, gateways, instances, revisions, services, state_word, why};
 pub(crate) use traffic::{breakers, edges, endpoints, routes};
 
@@ -141,7 +145,7 @@ fn labels(labels: &BTreeMap<String, String>) -> Cell {
 }
 
 /// Milliseconds as people read them: `250ms`, `2s`, `1.5ms`.
-fn milliseconds(ms: f64) -> String {
+pub(crate) fn milliseconds(ms: f64) -> String {
     match ms {
         ms if ms >= 1000.0 => format!("{}s", (ms / 10.0).round() / 100.0),
         ms if ms >= 10.0 => format!("{}ms", ms.round()),

@@ -1,8 +1,12 @@
 //! The asynchronous half of the typed client: channels, the ledger, messages, dead letters, replays, the audit.
 
+use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
-use reqwest::{Method, Url};
+use bytes::Bytes;
+use futures_util::TryStream;
+use reqwest::{Body, Method, Url};
 
 use super::lines::Lines;
 use super::{Client, failure};
@@ -10,7 +14,7 @@ use crate::error::ApiError;
 use crate::view::List;
 use crate::view::messages::{
     AuditEntry, Channel, DeadLetter, DeadLetterGroup, DeadLetterOutcome, DeadLetterQuery, DeadLetterRequest,
-    ImportQuery, LedgerEntry, Message, MessageQuery, PauseRequest, PublishRequest, Published, Replay,
+    LedgerEntry, Message, MessageQuery, PauseRequest, PublishRequest, Published, Replay,
 };
 
 impl Client {
@@ -91,9 +95,19 @@ impl Client {
     }
 
     /// Takes lines in that were exported. What is there already stays as it is and does not count as changed.
-    pub async fn import(&self, lines: String, query: &ImportQuery) -> Result<DeadLetterOutcome, ApiError> {
-        let request = self.request(Method::POST, "/v1/deadletters/import").query(query);
-        self.json(request.header("content-type", "application/x-ndjson").body(lines)).await
+    pub async fn import<E>(
+        &self,
+        lines: impl TryStream<Ok = Bytes, Error = E> + Send + 'static,
+        reason: Option<&str>,
+        timeout: Duration,
+    ) -> Result<DeadLetterOutcome, ApiError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let request =
+            self.request(Method::POST, "/v1/deadletters/import").timeout(timeout).query(&[("reason", reason)]);
+        let request = request.header("content-type", "application/x-ndjson");
+        self.json(request.body(Body::wrap_stream(lines))).await
     }
 
     /// The set is frozen when this returns; its messages are issued from then on, whoever asks.

@@ -62,6 +62,7 @@ pub struct Subscription {
     pub latency_p50_ms: Option<f64>,
     pub latency_p99_ms: Option<f64>,
     pub concurrency: u32,
+    /// At most, the first included.
     pub attempts: u32,
 }
 

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use super::Counts;
 use super::sql::Where;
 use super::store::{Done, timestamp};
+use super::take_in::Place;
 
 /// Letters that a list shows where nothing else is asked for.
 const SHOWN: u32 = 500;
@@ -111,6 +112,18 @@ struct Found {
     first: i64,
     /// When it failed last, and its number.
     latest: (i64, i64),
+}
+
+/// The states of those of these messages that are letters of a subscription, by message id.
+pub fn states(from: &Connection, place: &Place, messages: &[String]) -> Done<BTreeMap<String, String>> {
+    let mut found = from.prepare_cached(
+        "SELECT message_id, state FROM letters
+         WHERE channel = ?1 AND subscription = ?2 AND message_id IN (SELECT value FROM json_each(?3))",
+    )?;
+    let messages = serde_json::to_string(messages).unwrap_or_default();
+    let found =
+        found.query_map([&place.channel, &place.subscription, &messages], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(found.collect::<Result<_, _>>()?)
 }
 
 /// By (channel, subscription).

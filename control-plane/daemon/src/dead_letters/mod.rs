@@ -145,6 +145,17 @@ impl DeadLetters {
         self.store.read("count dead letters", letters::counts).await
     }
 
+    /// What has become of those of these messages that died on their way to a subscription, by message id: a letter's state.
+    pub async fn states(
+        &self,
+        channel: &str,
+        subscription: &str,
+        messages: Vec<String>,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
+        let place = take_in::Place { channel: channel.to_owned(), subscription: subscription.to_owned() };
+        self.store.read("look for dead letters", move |from| letters::states(from, &place, &messages)).await
+    }
+
     /// Forgets a subscription whose channels are no more, with every letter of it, and says how many of them were still to be
     /// dealt with. In the audit it is the daemon's deed; who asked for the revision stands with the revision.
     pub async fn close(&self, channel: &str, subscription: &str) -> Result<u64, ApiError> {

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use super::Messaging;
 use super::guard::holds;
 use super::ledger::AllCounts;
+use super::lines::lines;
 use crate::control::Message;
 use crate::dead_letters::{DeadLetters, WINDOW};
 use crate::report::Report;
@@ -213,14 +214,14 @@ fn live(living: &watch::Sender<BTreeMap<String, Channel>>, declared: &Declaratio
 
 /// Why the broker does not have what is wanted.
 #[derive(Debug)]
-enum Undeclared {
+pub enum Undeclared {
     /// It does not answer; it will.
     Away(BrokerError),
     /// In words, for people.
     Refused(String),
 }
 
-async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaration) -> Result<Declared, Undeclared> {
+pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaration) -> Result<Declared, Undeclared> {
     let about = |attempt: String| {
         move |why: BrokerError| match why {
             BrokerError::Unreachable(_) | BrokerError::Unknown(_) => Undeclared::Away(why),
@@ -276,6 +277,16 @@ async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaratio
             }
         }
         broker.ensure(&spec).await.map_err(about(attempt))?;
+    }
+    // What came behind a subscription that is paused is paused with it.
+    for ((channel, subscription), line) in lines(&states) {
+        let behind = wanted.channels.get(channel).and_then(|channel| channel.subscriptions.get(subscription));
+        let (Some(reason), Some(wanted)) = (line.paused(), behind) else { continue };
+        for behind in Behind::of(&wanted.retry).filter(|behind| behind.group() == COURIER) {
+            let name = behind.channel(channel, subscription);
+            let pause = broker.pause(&name, COURIER, Some(reason.to_owned())).await;
+            pause.map_err(about(format!("pause {name}")))?;
+        }
     }
     Ok(declared)
 }

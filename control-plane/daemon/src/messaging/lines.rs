@@ -62,12 +62,6 @@ impl<'a> Line<'a> {
         self.group.into_iter().chain(self.waiting()).map(|group| group.in_flight).sum()
     }
 
-    /// Dead letters and receipts that the daemon has yet to take in.
-    pub fn untaken(&self) -> u64 {
-        let taken = self.behind.iter().filter(|(behind, _)| matches!(behind, Behind::Dead | Behind::Replayed));
-        taken.flat_map(|(_, state)| &state.groups).map(|group| group.unsettled).sum()
-    }
-
     pub fn oldest(&self) -> Option<Timestamp> {
         self.group.into_iter().chain(self.waiting()).filter_map(|group| group.oldest_unsettled_at).min()
     }

@@ -27,10 +27,7 @@ const AROUND: Duration = Duration::from_secs(60);
 const BEFORE: Duration = Duration::from_secs(1);
 /// Looked at behind a subscription, to say which messages wait there.
 const LOOKED_AT: u32 = 1000;
-/// A message that was accepted before another may be seen so much later.
-const OUT_OF_ORDER: Duration = Duration::from_millis(100);
-
-/// Which subscriptions have yet to settle messages that have left the channel itself.
+/// Where messages are that have left the channel itself, by subscription.
 #[derive(Clone, Debug, Default)]
 pub struct Elsewhere {
     /// By message id.
@@ -58,6 +55,17 @@ impl Elsewhere {
             }
         }
         Ok(elsewhere)
+    }
+
+    /// Adds what the store says of a message: the state of its letter.
+    pub fn letter(&mut self, message: &str, subscription: &str, state: &str) {
+        let places = match state {
+            "replaying" => &mut self.retrying,
+            // Nobody has processed what was discarded.
+            "dead" | "parked" | "discarded" => &mut self.dead,
+            _ => return,
+        };
+        places.entry(message.to_owned()).or_default().insert(subscription.to_owned());
     }
 
     fn status(&self, stored: &Stored) -> &'static str {
@@ -134,17 +142,16 @@ fn time_of(id: &str) -> Option<Timestamp> {
 /// Reads a channel from some time on, each message once, and what comes as it comes.
 #[derive(Debug)]
 pub struct Follower {
-    /// Everything accepted before is read.
+    /// Everything accepted before is read,
     from: Timestamp,
-    /// What was accepted since then and is read.
-    read: HashSet<(Position, Timestamp)>,
-    latest: Timestamp,
+    /// and these, which were accepted then.
+    read: HashSet<Position>,
     limit: u32,
 }
 
 impl Follower {
     pub fn after(from: Timestamp) -> Self {
-        Self { from, read: HashSet::new(), latest: from, limit: PAGE }
+        Self { from, read: HashSet::new(), limit: PAGE }
     }
 
     /// What is there and was not read yet, oldest first; empty when there is nothing new.
@@ -155,18 +162,22 @@ impl Follower {
         loop {
             let page = broker.browse(channel, From::Time(self.from), self.limit).await?;
             let full = page.len() >= self.limit as usize;
-            let new: Vec<Stored> =
-                page.into_iter().filter(|stored| self.read.insert((stored.position, stored.accepted_at))).collect();
-            // Many that were accepted at once fill a page with what is known.
-            if new.is_empty() && full && self.limit < PAGE << 10 {
-                self.limit *= 2;
-                continue;
-            }
+            let new: Vec<Stored> = page.into_iter().filter(|stored| !self.read.contains(&stored.position)).collect();
+            let Some(last) = new.last() else {
+                // Many that were accepted at once fill a page with what is known.
+                if full && self.limit < PAGE << 10 {
+                    self.limit *= 2;
+                    continue;
+                }
+                return Ok(new);
+            };
             self.limit = PAGE;
-            self.latest = new.iter().map(|stored| stored.accepted_at).max().unwrap_or(self.latest).max(self.latest);
-            self.from = self.latest.saturating_sub(OUT_OF_ORDER).unwrap_or(self.from).max(self.from);
-            let from = self.from;
-            self.read.retain(|(_, accepted_at)| *accepted_at >= from);
+            if last.accepted_at > self.from {
+                self.from = last.accepted_at;
+                self.read.clear();
+            }
+            let latest = new.iter().filter(|stored| stored.accepted_at == self.from);
+            self.read.extend(latest.map(|stored| stored.position));
             return Ok(new);
         }
     }

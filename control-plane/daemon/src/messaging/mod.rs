@@ -1,7 +1,6 @@
 //! The daemon's half of channels. It declares them at the broker, and shows what becomes of messages; it is in no message's
 //! way: services publish to couriers and receive from them, also while the daemon is away.
 
-pub mod away;
 pub mod channels;
 pub mod couriers;
 pub mod declare;
@@ -9,19 +8,22 @@ pub mod guard;
 mod ledger;
 mod lines;
 pub mod messages;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
-use meshctl_api::view::messages::{Channel, LedgerEntry};
-use meshctl_drivers::broker::{BrokerError, ChannelState, SharedBroker};
+use meshctl_api::view::messages::{Channel, LedgerEntry, Message};
+use meshctl_drivers::broker::{BrokerError, ChannelState, SharedBroker, Stored};
 use meshctl_model::delivery::{Behind, COURIER};
 
 use self::channels::{Pause, Wanted};
 use self::couriers::Couriers;
 use self::ledger::AllCounts;
+use self::lines::lines;
 use self::messages::Elsewhere;
 use crate::dead_letters::DeadLetters;
 use crate::state::State;
@@ -94,13 +96,24 @@ impl Messaging {
         Ok((before, counts))
     }
 
-    /// What has left a channel and is not settled.
+    /// Messages of a channel as the API shows them; `whole`: with their payloads, however large.
     ///
     /// # Errors
     /// When the broker does not answer, or the store cannot be read.
-    pub async fn elsewhere(&self, states: &[ChannelState], channel: &str) -> Result<Elsewhere, ApiError> {
-        let look = Elsewhere::look(self.broker.as_ref(), states, channel).await;
-        look.map_err(|why| failed(&format!("see what waits behind {channel}"), why))
+    pub async fn shown(&self, name: &str, stored: Vec<Stored>, whole: bool) -> Result<Vec<Message>, ApiError> {
+        let left: Vec<String> =
+            stored.iter().filter(|one| one.unsettled_by.is_empty()).map(|one| one.message.id.clone()).collect();
+        let mut elsewhere = Elsewhere::default();
+        if !left.is_empty() {
+            let states = self.states().await?;
+            let look = Elsewhere::look(self.broker.as_ref(), &states, name).await;
+            elsewhere = look.map_err(|why| failed(&format!("see what waits behind {name}"), why))?;
+            for (_, subscription) in lines(&states).into_keys().filter(|(channel, _)| *channel == name) {
+                let letters = self.letters.states(name, subscription, left.clone()).await?;
+                letters.iter().for_each(|(message, state)| elsewhere.letter(message, subscription, state));
+            }
+        }
+        Ok(stored.into_iter().map(|stored| messages::shown(name, stored, &elsewhere, whole)).collect())
     }
 
     /// Pauses a subscription, or resumes it without a pause: its group, and what waits for another attempt.

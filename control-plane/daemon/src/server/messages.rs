@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Answer, Failure, FromShared, Shared};
 use crate::messaging::channels::Wanted;
-use crate::messaging::messages::{Elsewhere, Follower, find, shown};
+use crate::messaging::messages::{Follower, find};
 use crate::messaging::{failed, wanted};
 
 /// Messages on their way to one reader; beyond them reading waits.
@@ -72,10 +72,9 @@ async fn list(shared: &Shared, wanted: &Wanted, since: Option<Timestamp>, last: 
     let mut all = Vec::new();
     for name in wanted.channels.keys().filter(|name| states.iter().any(|state| state.name == **name)) {
         let why = |why| failed(&format!("read the messages of {name}"), why);
-        let elsewhere = shared.messaging.elsewhere(&states, name).await?;
         let there = broker.browse(name, From::Last(last), last).await.map_err(why)?;
         let there = there.into_iter().filter(|stored| since.is_none_or(|since| stored.accepted_at >= since));
-        all.extend(there.map(|stored| shown(name, stored, &elsewhere, false)));
+        all.extend(shared.messaging.shown(name, there.collect(), false).await?);
     }
     all.sort_by_key(|message| (message.timestamp, message.partition, message.offset));
     let surplus = all.len().saturating_sub(last as usize);
@@ -97,7 +96,11 @@ async fn follow(shared: Shared, wanted: Wanted, list: Vec<Message>, begun: Times
         let mut came = Vec::new();
         for (name, follower) in &mut followers {
             match follower.next(broker, name).await {
-                Ok(new) => came.extend(new.into_iter().map(|new| shown(name, new, &Elsewhere::default(), false))),
+                Ok(new) => match shared.messaging.shown(name, new, false).await {
+                    Ok(new) => came.extend(new),
+                    // What was read is not read again: a follower would miss it.
+                    Err(why) => return tracing::warn!(%why, "a follower is left"),
+                },
                 Err(why) => tracing::debug!(%why, channel = name.as_str(), "a follower waits"),
             }
         }
@@ -126,9 +129,9 @@ pub async fn message(Extract(shared): FromShared, Path(id): Path<String>) -> Ans
     for name in wanted.channels.keys() {
         match find(broker, name, &id).await {
             Ok(Some(stored)) => {
-                let states = shared.messaging.states().await?;
-                let elsewhere = shared.messaging.elsewhere(&states, name).await?;
-                return Ok(Json(shown(name, stored, &elsewhere, true)));
+                if let Some(message) = shared.messaging.shown(name, vec![stored], true).await?.pop() {
+                    return Ok(Json(message));
+                }
             }
             // Declared a moment later.
             Ok(None) | Err(BrokerError::NotFound(_)) => {}

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use super::{Answer, Failure, FromShared, Shared};
+use crate::messaging::wanted;
 use crate::view;
 
 /// Messages on their way to one reader; beyond them it is the hub that waits no longer.
@@ -94,9 +95,10 @@ async fn catch_up(shared: &Shared, to: &mpsc::Sender<Result<Sse, Infallible>>, l
             Some(after) => control.events(Some(after), "", RESUMED)?,
             None => Vec::new(),
         };
-        Ok((missed, view::status(control)))
+        Ok((missed, view::status(control), wanted(&control.state)))
     });
-    let (missed, snapshot) = look.await.ok()?;
+    let (missed, mut snapshot, wanted) = look.await.ok()?;
+    snapshot.channels = super::looks::channels(shared, &wanted).await;
     let missed = if missed.len() as u64 == RESUMED { Vec::new() } else { missed };
     for event in missed {
         *last = event.id.parse().ok();

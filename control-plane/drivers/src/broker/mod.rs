@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_model::message::Message;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::Pending;
@@ -87,7 +88,7 @@ pub trait Broker: Send + Sync {
 pub type SharedBroker = Arc<dyn Broker>;
 
 /// What a channel is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelSpec {
     pub name: String,
     pub partitions: u32,
@@ -117,7 +118,7 @@ pub struct Confirmed {
 }
 
 /// Where a message is in its channel. Offsets rise by one in each partition and are never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     pub partition: u32,
     pub offset: u64,
@@ -165,7 +166,7 @@ pub enum Outcome {
     Moved { channel: String, message: Message },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seek {
     /// The first kept message.
     Earliest,
@@ -177,7 +178,7 @@ pub enum Seek {
 }
 
 /// Where browsing begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum From {
     Earliest,
     /// The last so many.
@@ -197,7 +198,7 @@ pub struct Stored {
 }
 
 /// A channel at one instant. Counts are of messages, for as long as the channel exists.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChannelState {
     pub name: String,
     pub partitions: u32,
@@ -213,7 +214,7 @@ pub struct ChannelState {
 }
 
 /// A group at the same instant. `accepted + rewound = processed + moved + skipped + unsettled` unless something was lost.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GroupState {
     pub name: String,
     /// Accepted into the channel since the group exists, with what was there when it began.
@@ -236,7 +237,7 @@ pub struct GroupState {
     pub paused: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum BrokerError {
     /// Nothing happened; trying again later may help.
     #[error("the broker does not answer: {0}")]

@@ -323,6 +323,7 @@ channels:
         ] {
             let [old, new] = both(change);
             assert_eq!(lost(&old, &new), [(what.to_owned(), texts(&held))], "{change}");
+            assert!(told(&old, &new).iter().any(|line| line.contains("refused while")), "{change}");
         }
         let [old, new] = desired([SHOP, &SHOP.replace("[c]", "[d]").replace("  c:", "  d:")]);
         assert_eq!(lost(&old, &new), [("channel c is removed".to_owned(), texts(&all))]);

@@ -6,13 +6,16 @@ use super::at::At;
 use super::graph::Graph;
 use super::{Context, services, syntax};
 use crate::finding::{
-    BACKOFF_NOT_RISING, BAD_FIELD, BAD_NAME, BAD_PATH, LONG_TIMEOUT, MESSAGE_BEYOND_CHANNEL, MESSAGE_LOOP,
-    NO_PUBLISHER, NO_SUBSCRIBER, SHORT_RETENTION, UNKNOWN_CHANNEL, ZERO,
+    BACKOFF_NOT_RISING, BAD_FIELD, BAD_NAME, BAD_PATH, LONG_TIMEOUT, MESSAGE_BEYOND_CHANNEL, MESSAGE_BEYOND_GATEWAY,
+    MESSAGE_LOOP, NO_PUBLISHER, NO_SUBSCRIBER, SHORT_RETENTION, UNKNOWN_CHANNEL, ZERO,
 };
 use crate::load::report::one_of;
 use crate::load::suggest::nearest;
 use crate::load::tree::Place;
-use crate::topology::{BACKOFF, BrokerProvider, Channel, EnvSource, EnvValue, MAX_MESSAGE, MAX_SIZE, Subscription};
+use crate::snapshot::Limits;
+use crate::topology::{
+    BACKOFF, BrokerProvider, Channel, EnvSource, EnvValue, GatewayProvider, MAX_MESSAGE, MAX_SIZE, Subscription,
+};
 use crate::units::{Bytes, Span};
 
 /// An attempt that takes longer holds its place for nothing: whoever needs more time answers first and works afterwards.
@@ -176,11 +179,21 @@ fn sizes(context: &mut Context<'_, '_>, channel: &Channel, at: At<'_>) {
     let largest = channel.max_message.unwrap_or(MAX_MESSAGE);
     if largest > most && most > Bytes(0) {
         let key = if channel.max_message.is_some() { "maxMessage" } else { "maxSize" };
-        let (written, default) = (at.get(key), if channel.max_message.is_some() { "" } else { " by default" });
-        context.add(MESSAGE_BEYOND_CHANNEL, written.place(), || {
+        let default = if channel.max_message.is_some() { "" } else { " by default" };
+        context.add(MESSAGE_BEYOND_CHANNEL, at.get(key).place(), || {
             (
                 format!("a message may have {largest}{default}, and all of the channel together {most}"),
                 "write a smaller `maxMessage`, or a larger `maxSize`",
+            )
+        });
+    }
+    let GatewayProvider::Embedded(gateway) = &context.topology.providers.gateway;
+    let request = gateway.limits.request_body.unwrap_or(Bytes(Limits::default().request_body_bytes));
+    if let Some(largest) = channel.max_message.filter(|largest| *largest > request) {
+        context.add(MESSAGE_BEYOND_GATEWAY, at.get("maxMessage").place(), || {
+            (
+                format!("a message may have {largest}, and messages travel in requests, which end at {request}"),
+                "write a smaller `maxMessage`, or a larger `requestBody` under `limits:` of the gateway",
             )
         });
     }

@@ -3,6 +3,9 @@
 //! `cargo test -p meshctl-traffic` builds the example that these tests start; with `--test NAME`, build it first.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of the harness")]
 
+pub mod courier;
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};

@@ -1,0 +1,138 @@
+//! What could not be delivered: dead letters, their groups, replays; and the audit of what was done about them.
+
+use jiff::Timestamp;
+use meshctl_api::view::messages::{AuditEntry, DeadLetter, DeadLetterGroup, Replay};
+
+use super::messages::size;
+use super::{Item, Listing};
+use crate::kinds::Kind;
+use crate::output::{Cell, Table, age};
+
+pub(crate) fn dead_letters(letters: Vec<DeadLetter>, now: Timestamp) -> Listing {
+    let item = |letter: DeadLetter| {
+        let state = match letter.state.as_str() {
+            "dead" => Cell::bad("dead"),
+            "processed" => Cell::good("processed"),
+            "replaying" => Cell::careful("replaying"),
+            other => Cell::plain(other),
+        };
+        let cells = vec![
+            Cell::plain(&letter.id),
+            Cell::plain(format_args!("{}/{}", letter.channel, letter.subscription)),
+            Cell::plain(letter.reason.as_str()),
+            Cell::plain(letter.attempts),
+            Cell::plain(age(letter.last_failed_at, now)),
+            state,
+            Cell::plain(&letter.error),
+            Cell::plain(&letter.class),
+            Cell::plain(&letter.fingerprint),
+            Cell::maybe(letter.key.as_ref()),
+            Cell::plain(size(letter.size_bytes)),
+            Cell::plain(age(letter.first_failed_at, now)),
+            Cell::plain(&letter.message_id),
+            Cell::maybe(letter.trace_id.as_ref()),
+            Cell::maybe(letter.replay_id.as_ref()),
+        ];
+        Item::new(&letter.id, &letter, cells)
+    };
+    let columns = &[
+        "id",
+        "subscription",
+        "reason",
+        "attempts",
+        "age",
+        "state",
+        "error",
+        "class",
+        "fingerprint",
+        "key",
+        "size",
+        "first failed",
+        "message",
+        "trace",
+        "replay",
+    ];
+    Listing::new(Kind::DeadLetter, columns, 8, letters.into_iter().map(item).collect())
+}
+
+/// Dead letters counted by what they have in common, which `by` says.
+pub(crate) fn groups(groups: &[DeadLetterGroup], by: &str, header: bool, now: Timestamp) -> Table {
+    let columns = [by, "count", "first", "last", "example", "error"];
+    let mut table = if header { Table::new(columns) } else { Table::without_header() };
+    for group in groups {
+        table.row(vec![
+            Cell::plain(&group.name),
+            Cell::plain(group.count),
+            Cell::plain(age(group.first_failed_at, now)),
+            Cell::plain(age(group.last_failed_at, now)),
+            Cell::plain(&group.example_id),
+            Cell::plain(&group.example_error),
+        ]);
+    }
+    table
+}
+
+pub(crate) fn replays(replays: Vec<Replay>, now: Timestamp) -> Listing {
+    let item = |replay: Replay| {
+        let state = match replay.state.as_str() {
+            "done" if replay.failed_again > 0 => Cell::bad("done"),
+            "done" => Cell::good("done"),
+            "running" | "paused" => Cell::careful(&replay.state),
+            other => Cell::plain(other),
+        };
+        let subscriptions: Vec<&str> = replay.subscriptions.keys().map(String::as_str).collect();
+        let cells = vec![
+            Cell::plain(&replay.replay_id),
+            state,
+            Cell::plain(replay.selected),
+            Cell::plain(replay.issued),
+            Cell::plain(replay.processed),
+            if replay.failed_again == 0 { Cell::plain("0") } else { Cell::bad(replay.failed_again) },
+            Cell::plain(replay.pending),
+            Cell::plain(age(replay.created_at, now)),
+            Cell::plain(&replay.by),
+            Cell::plain(replay.reason.as_deref().unwrap_or_default()),
+            Cell::plain(subscriptions.join(",")),
+            Cell::maybe(replay.rate_per_s.map(|rate| format!("{rate}/s"))),
+            Cell::plain(&replay.fingerprint),
+        ];
+        Item::new(&replay.replay_id, &replay, cells)
+    };
+    let columns = &[
+        "replay",
+        "state",
+        "selected",
+        "issued",
+        "processed",
+        "failed again",
+        "pending",
+        "age",
+        "by",
+        "reason",
+        "subscriptions",
+        "rate",
+        "fingerprint",
+    ];
+    Listing::new(Kind::Replay, columns, 3, replays.into_iter().map(item).collect())
+}
+
+pub(crate) fn audit(entries: Vec<AuditEntry>, now: Timestamp) -> Listing {
+    let item = |entry: AuditEntry| {
+        let outcome = if entry.outcome == "done" { Cell::good("done") } else { Cell::careful(&entry.outcome) };
+        let cells = vec![
+            Cell::plain(&entry.id),
+            Cell::plain(age(entry.at, now)),
+            Cell::plain(&entry.by),
+            Cell::plain(&entry.action),
+            Cell::plain(&entry.subject),
+            outcome,
+            Cell::plain(entry.reason.as_deref().unwrap_or_default()),
+            Cell::plain(entry.at),
+            Cell::plain(&entry.data),
+            Cell::plain(&entry.digest),
+        ];
+        Item::new(&entry.id, &entry, cells)
+    };
+    let columns = &["id", "age", "by", "action", "subject", "outcome", "reason", "at", "data", "digest"];
+    Listing::new(Kind::Audit, columns, 3, entries.into_iter().map(item).collect())
+}

@@ -1,0 +1,260 @@
+//! The message line's declarations, guard and views against a real broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use meshctl_api::view::messages::NewMessage;
+use meshctl_drivers::broker::embedded::{Client, Options, serve};
+use meshctl_model::delivery::{self, Behind};
+use meshctl_model::instance::ProcessId;
+use meshctl_model::units::{Bytes, Percent, Span};
+use tokio::sync::mpsc;
+
+use super::declare::{Declaration, Declared, Occasion, Undeclared, declare, specs};
+use super::messages::{Elsewhere, Follower, compose, find, shown};
+use super::*;
+
+struct Shop {
+    messaging: Messaging,
+    _folder: tempfile::TempDir,
+    _messages: mpsc::Receiver<crate::control::Message>,
+}
+
+/// A broker of its own, which ends with the test's process.
+async fn shop() -> Shop {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = Options { state_dir: folder.path().to_owned(), listen: None, port: None };
+    std::thread::spawn(move || serve(&options));
+    let (store, _) = crate::dead_letters::store::Store::open(&folder.path().join("deadletters.db")).expect("a store");
+    let (sender, messages) = mpsc::channel(64);
+    let messaging = Messaging {
+        broker: Arc::new(Client::new(folder.path())),
+        letters: DeadLetters::new(store, sender),
+        couriers: Couriers::default(),
+    };
+    while messaging.states().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Shop { messaging, _folder: folder, _messages: messages }
+}
+
+fn subscription(tiers: usize) -> delivery::Subscription {
+    delivery::Subscription {
+        service: "billing".into(),
+        url: "http://127.0.0.1:1/events".into(),
+        concurrency: 8,
+        timeout: Span::from_secs(1),
+        retry: delivery::Retry { attempts: 5, backoff: vec![Span::from_secs(1); tiers], jitter: Percent(0.0) },
+        alert: None,
+    }
+}
+
+fn channel(partitions: u32, subscriptions: &[&str]) -> delivery::Channel {
+    delivery::Channel {
+        partitions,
+        key: Some("order.id".into()),
+        ordered: false,
+        retention: Span::from_secs(3600),
+        max_size: Bytes(1 << 20),
+        max_message: Bytes(1 << 10),
+        idempotency_window: Span::from_secs(600),
+        subscriptions: subscriptions.iter().map(|name| ((*name).to_owned(), subscription(2))).collect(),
+    }
+}
+
+fn wanted(channels: &[(&str, delivery::Channel)], last: bool, discard: bool) -> Declaration {
+    let broker = Some(ProcessId { pid: 1, start_time: 0, boot_id: String::new() });
+    let channels = channels.iter().map(|(name, channel)| ((*name).to_owned(), channel.clone())).collect();
+    Declaration { occasion: Occasion { asked: 1, broker, last }, channels, discard }
+}
+
+impl Shop {
+    async fn declare(&self, wanted: &Declaration) -> Result<Declared, String> {
+        match declare(self.messaging.broker.as_ref(), &self.messaging.letters, wanted).await {
+            Ok(declared) => Ok(declared),
+            Err(Undeclared::Refused(why)) => Err(why),
+            Err(Undeclared::Away(why)) => panic!("{why}"),
+        }
+    }
+
+    async fn publish(&self, name: &str, channel: &delivery::Channel, payloads: &[&str]) -> Vec<String> {
+        let compose = |payload: &&str| {
+            let new = NewMessage { payload_base64: STANDARD.encode(payload), ..NewMessage::default() };
+            compose(name, channel, new, "ann", Timestamp::now()).expect("a message")
+        };
+        let confirmed = self.messaging.broker.publish(name, payloads.iter().map(compose).collect()).await;
+        confirmed.expect("published").into_iter().map(|confirmed| confirmed.message_id).collect()
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.messaging.states().await.expect("the broker").into_iter().map(|state| state.name).collect();
+        names.sort();
+        names
+    }
+}
+
+fn names(wanted: &Declaration) -> Vec<String> {
+    let mut names: Vec<_> = specs(&wanted.channels).into_iter().map(|spec| spec.name).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_comes_at_once_and_what_is_not_wanted_goes_last() {
+    let shop = shop().await;
+    let first = wanted(&[("c", channel(2, &["a", "b"])), ("d", channel(1, &["a"]))], false, false);
+    let declared = shop.declare(&first).await.expect("declared");
+    assert_eq!(declared, Declared { new: vec!["c".into(), "d".into()], removed: Vec::new() });
+    assert_eq!(shop.names().await, names(&first));
+    assert_eq!(shop.declare(&first).await, Ok(Declared::default()), "twice does nothing");
+
+    let other = [("c", channel(4, &["b", "e"]))];
+    shop.declare(&wanted(&other, false, false)).await.expect("declared");
+    let now = shop.names().await;
+    for kept in ["c/a/dead", "d", "c/e/replay"] {
+        assert!(now.contains(&kept.to_owned()), "{kept} is not in {now:?}");
+    }
+    let last = wanted(&other, true, false);
+    let declared = shop.declare(&last).await.expect("declared");
+    assert_eq!(declared, Declared { new: Vec::new(), removed: vec!["d".into()] });
+    assert_eq!(shop.names().await, names(&last));
+    let states = shop.messaging.states().await.expect("the broker");
+    let c = states.iter().find(|state| state.name == "c").expect("c");
+    let groups: Vec<_> = c.groups.iter().map(|group| group.name.as_str()).collect();
+    assert_eq!((c.partitions, groups), (4, vec!["b", "e"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_holds_messages_goes_unless_the_operator_says_so() {
+    let shop = shop().await;
+    let two = channel(2, &["a", "b"]);
+    shop.declare(&wanted(&[("c", two.clone()), ("d", two.clone())], true, false)).await.expect("declared");
+    shop.publish("c", &two, &["1", "2", "3"]).await;
+
+    for (channels, expected) in [
+        (vec![("d", two.clone())], "the channel c is not wanted any more, and holds 6 messages that are not settled"),
+        (vec![("c", channel(2, &["a"])), ("d", two.clone())], "group b of channel c has 3 messages to settle"),
+        (vec![("c", channel(1, &["a", "b"])), ("d", two.clone())], "the channel c is to be made anew, and holds 6"),
+    ] {
+        let refused = shop.declare(&wanted(&channels, true, false)).await.expect_err("refused");
+        assert!(refused.contains(expected), "{refused}");
+        shop.declare(&wanted(&channels, false, false)).await.expect("nothing is taken away yet");
+    }
+    let one = [("c", channel(1, &["a"])), ("d", two.clone())];
+    shop.declare(&wanted(&one, true, true)).await.expect("discarded");
+    let states = shop.messaging.states().await.expect("the broker");
+    let c = states.iter().find(|state| state.name == "c").expect("c");
+    assert_eq!((c.partitions, c.accepted, c.groups.len()), (1, 0, 1), "it begins anew");
+    shop.declare(&wanted(&one[1..], true, false)).await.expect("it is empty now");
+    assert!(!shop.names().await.iter().any(|name| name.starts_with('c')));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_weighed_by_what_the_broker_holds() {
+    let shop = shop().await;
+    let two = channel(2, &["a", "b"]);
+    shop.declare(&wanted(&[("c", two.clone())], true, false)).await.expect("declared");
+    let desired = |channels: &[(&str, delivery::Channel)]| meshctl_model::plan::Desired {
+        channels: wanted(channels, true, false).channels,
+        gateway: Some(meshctl_model::plan::DesiredGateway {
+            listen: ([127, 0, 0, 1], 1).into(),
+            instances: 1,
+            threads: None,
+            metrics: Vec::new(),
+            limits: Default::default(),
+        }),
+        ..Default::default()
+    };
+    let (old, new) = (desired(&[("c", two.clone())]), desired(&[("c", channel(2, &["a"]))]));
+    let losses = meshctl_model::plan::losses(&old, &new);
+    assert_eq!(shop.messaging.lost(&losses).await.expect("weighed"), []);
+    shop.publish("c", &two, &["1", "2"]).await;
+    let lost = shop.messaging.lost(&losses).await.expect("weighed");
+    let refusal = guard::refusal(&lost).expect("refused");
+    assert!(
+        refusal.message.ends_with("subscription b of channel c is removed: it holds 2 messages that are not settled"),
+        "{refusal}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_read_once_found_by_their_id_and_shown_for_what_they_are() {
+    let shop = shop().await;
+    let channel = channel(4, &["a"]);
+    shop.declare(&wanted(&[("c", channel.clone())], true, false)).await.expect("declared");
+    let broker = shop.messaging.broker.as_ref();
+    let mut follower = Follower::after(Timestamp::now());
+    assert!(follower.next(broker, "c").await.expect("read").is_empty());
+    let payloads: Vec<String> = (0..1200).map(|number| format!("{{\"order\":{{\"id\":\"o-{number}\"}}}}")).collect();
+    let mut published = Vec::new();
+    for some in payloads.chunks(600) {
+        published.extend(shop.publish("c", &channel, &some.iter().map(String::as_str).collect::<Vec<_>>()).await);
+    }
+    let mut read = Vec::new();
+    loop {
+        let new = follower.next(broker, "c").await.expect("read");
+        if new.is_empty() {
+            break;
+        }
+        read.extend(new.into_iter().map(|stored| stored.message.id));
+    }
+    read.sort();
+    published.sort();
+    assert_eq!(read, published, "each once");
+
+    let found = find(broker, "c", &published[700]).await.expect("searched").expect("found");
+    let message = shown("c", found, &Elsewhere::default(), true);
+    assert_eq!(message.message_id, published[700]);
+    assert_eq!((message.status.as_str(), message.unsettled_by), ("accepted", vec!["a".to_owned()]));
+    assert_eq!((message.service.as_str(), message.kind.as_str()), ("operator/ann", "c"));
+    let id = message.payload.as_ref().and_then(|payload| payload["order"]["id"].as_str().map(str::to_owned));
+    assert_eq!(message.key, id, "the key is the field that the channel names");
+    assert_eq!(find(broker, "c", "01890a5d-ac96-774b-bcce-b302099a8057").await.expect("searched"), None);
+    assert_eq!(find(broker, "c", "nonsense").await.expect("searched"), None);
+
+    let large = NewMessage { payload_base64: STANDARD.encode([0; 2000]), ..NewMessage::default() };
+    let refused = compose("c", &channel, large, "ann", Timestamp::now()).expect_err("too large");
+    assert!(refused.message.contains("maxMessage"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_for_a_subscription_with_everything_that_waits_behind_it() {
+    let shop = shop().await;
+    let channel = channel(1, &["a", "b"]);
+    let wanted_now = wanted(&[("c", channel.clone())], true, false);
+    shop.declare(&wanted_now).await.expect("declared");
+    let pause = Pause::new("ann", Some("a repair"), Timestamp::now());
+    shop.messaging.pause("c", "a", Some(&pause)).await.expect("paused");
+    let paused = |states: Vec<ChannelState>| {
+        let of = |state: ChannelState| {
+            let names = state.groups.into_iter().filter(|group| group.paused.is_some()).map(|group| group.name);
+            names.map(|group| format!("{} {group}", state.name)).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = states.into_iter().flat_map(of).collect();
+        all.sort();
+        all
+    };
+    let expected = ["c a", "c/a/replay courier", "c/a/retry-1 courier", "c/a/retry-2 courier"];
+    assert_eq!(paused(shop.messaging.states().await.expect("the broker")), expected);
+    let seen = Wanted { channels: wanted_now.channels.clone(), publishers: BTreeMap::new() };
+    let views = shop.messaging.channels(&seen).await.expect("seen");
+    assert_eq!(views[0].subscriptions[0].reason.as_deref(), Some("by ann: a repair"));
+    assert!(shop.messaging.ledger(&seen).await.expect("seen").iter().all(|entry| entry.balanced));
+    let mut more = wanted_now.clone();
+    more.channels
+        .get_mut("c")
+        .and_then(|c| c.subscriptions.get_mut("a"))
+        .expect("a")
+        .retry
+        .backoff
+        .push(Span::default());
+    shop.declare(&more).await.expect("declared");
+    let now = paused(shop.messaging.states().await.expect("the broker"));
+    assert!(now.contains(&"c/a/retry-3 courier".to_owned()), "what comes later is paused, too: {now:?}");
+    shop.messaging.pause("c", "a", None).await.expect("resumed");
+    assert!(paused(shop.messaging.states().await.expect("the broker")).is_empty());
+    assert_eq!(Behind::parse("c/a/retry-1"), Some(("c", "a", Behind::Retry(1))));
+}

@@ -1,0 +1,159 @@
+//! Removing what every group has settled, by age and size, and keys whose window has passed. A partition loses messages at
+//! its beginning only, so what is left of it is one range.
+
+use rusqlite::{Connection, params};
+
+use super::Engine;
+use super::channel::Channel;
+use crate::broker::BrokerError;
+use crate::broker::embedded::store::{place, refusal};
+
+/// Rows looked at in one go, so that nobody waits long for it.
+const CHUNK: u32 = 2_000;
+
+impl Engine {
+    /// Makes room for so many bytes.
+    pub(super) fn make_room(&mut self, name: &str, size: u64) -> Result<(), BrokerError> {
+        let channel = self.channels.get_mut(name).ok_or_else(|| BrokerError::NotFound(format!("channel {name}")))?;
+        let most = channel.spec.max_size_bytes;
+        if size > most {
+            return Err(BrokerError::Refused(format!("{size} bytes are more than channel {name} may keep ({most})")));
+        }
+        if channel.bytes() + size <= most {
+            return Ok(());
+        }
+        // A little more than needed, so that it is not done for every message.
+        let enough = (most - size).min(most - most / 32);
+        let trimmed = (|| {
+            if self.database.is_autocommit() {
+                self.database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            }
+            while channel.bytes() > enough && channel.trim_oldest(&self.database)? {}
+            Ok(())
+        })();
+        trimmed.map_err(|why: rusqlite::Error| refusal(&why))?;
+        if channel.bytes() + size > most {
+            let kept = channel.bytes();
+            return Err(BrokerError::Full(format!(
+                "channel {name} keeps {kept} bytes of messages that are not settled; {most} is the most"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Removes what is too old.
+    pub(super) fn retain(&mut self) -> Result<(), rusqlite::Error> {
+        let now = self.now;
+        let mut removed = false;
+        for channel in self.channels.values_mut() {
+            let micros = |time: std::time::Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+            let oldest = now.saturating_sub(micros(channel.spec.retention));
+            for partition in 0..channel.partitions.len() {
+                let age = channel.oldest(&self.database, partition)?;
+                if age.is_some_and(|at| at < oldest) {
+                    begin(&self.database)?;
+                    channel.trim(&self.database, partition, oldest)?;
+                    removed = true;
+                }
+            }
+            let expired = now.saturating_sub(micros(channel.spec.idempotency_window));
+            if self.tick.is_multiple_of(10) && has_expired_key(&self.database, channel.id, expired)? {
+                begin(&self.database)?;
+                self.database
+                    .prepare_cached(
+                        "DELETE FROM keys WHERE (channel, key) IN
+                         (SELECT channel, key FROM keys WHERE channel = ?1 AND at <= ?2 ORDER BY at LIMIT 20000)",
+                    )?
+                    .execute(params![channel.id, expired])?;
+                removed = true;
+            }
+        }
+        if removed {
+            self.mark_all_dirty();
+            for channel in self.channels.values().filter(|channel| channel.dirty) {
+                channel.save(&self.database)?;
+            }
+            self.database.prepare_cached("COMMIT")?.execute([])?;
+            self.channels.values_mut().for_each(Channel::committed);
+        }
+        Ok(())
+    }
+}
+
+fn begin(database: &Connection) -> Result<(), rusqlite::Error> {
+    if database.is_autocommit() {
+        database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    }
+    Ok(())
+}
+
+fn has_expired_key(database: &Connection, channel: u16, expired: i64) -> Result<bool, rusqlite::Error> {
+    database
+        .prepare_cached("SELECT 1 FROM keys WHERE channel = ?1 AND at <= ?2 LIMIT 1")?
+        .exists(params![channel, expired])
+}
+
+impl Channel {
+    /// When the first message of a partition was accepted, if every group has settled it.
+    fn oldest(&self, database: &Connection, partition: usize) -> Result<Option<i64>, rusqlite::Error> {
+        let Some(kept) = self.partitions.get(partition).map(|partition| partition.kept) else { return Ok(None) };
+        let limit = self.settled_below(partition);
+        if kept.first >= limit {
+            return Ok(None);
+        }
+        let number = u32::try_from(partition).unwrap_or(u32::MAX);
+        let mut statement = database
+            .prepare_cached("SELECT at FROM messages WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT 1")?;
+        let places = params![place(self.id, number, kept.first), place(self.id, number, limit)];
+        let mut rows = statement.query(places)?;
+        // Where none of them has a row, the range may go at once.
+        rows.next()?.map_or(Ok(Some(i64::MIN)), |row| row.get(0).map(Some))
+    }
+
+    /// Removes some of the oldest settled messages; `false` when there are none.
+    fn trim_oldest(&mut self, database: &Connection) -> Result<bool, rusqlite::Error> {
+        let mut oldest = None;
+        for partition in 0..self.partitions.len() {
+            if let Some(at) = self.oldest(database, partition)? {
+                oldest = oldest.min(Some((at, partition))).or(Some((at, partition)));
+            }
+        }
+        let Some((_, partition)) = oldest else { return Ok(false) };
+        self.trim(database, partition, i64::MAX)?;
+        Ok(true)
+    }
+
+    /// Removes settled messages from the beginning of a partition that were accepted before `before`, a chunk at most.
+    fn trim(&mut self, database: &Connection, partition: usize, before: i64) -> Result<(), rusqlite::Error> {
+        let limit = self.settled_below(partition);
+        let number = u32::try_from(partition).unwrap_or(u32::MAX);
+        let id = self.id;
+        let Some(state) = self.partitions.get_mut(partition) else { return Ok(()) };
+        let (from, mut to) = (place(id, number, state.kept.first), place(id, number, state.kept.first));
+        let (mut bytes, mut looked, mut ended) = (0u64, 0, true);
+        {
+            let mut statement = database.prepare_cached(
+                "SELECT place, at, coalesce(octet_length(key), 0) + octet_length(payload) FROM messages
+                 WHERE place >= ?1 AND place < ?2 ORDER BY place",
+            )?;
+            let mut rows = statement.query(params![from, place(id, number, limit)])?;
+            while let Some(row) = rows.next()? {
+                if looked == CHUNK || row.get::<_, i64>(1)? >= before {
+                    to = row.get(0)?;
+                    ended = false;
+                    break;
+                }
+                bytes += row.get::<_, u64>(2)?;
+                looked += 1;
+            }
+        }
+        if ended {
+            to = place(id, number, limit);
+        }
+        database.prepare_cached("DELETE FROM messages WHERE place >= ?1 AND place < ?2")?.execute(params![from, to])?;
+        state.kept.first += (to - from).cast_unsigned();
+        state.kept.bytes = state.kept.bytes.saturating_sub(bytes);
+        self.dirty = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! The broker's process: the lock on its folder, its sockets, its two threads, and its end.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::engine::{Command, Engine};
+use super::metrics::Metrics;
+use super::place::{FOLDER, LOCK, SOCKET, SocketPath};
+use super::store::{StoreError, open, reader, view};
+
+mod connection;
+mod http;
+
+/// Commands that wait for the engine; behind them, sockets are not read on.
+const QUEUE: usize = 4096;
+/// Bodies of requests in memory, in KiB, of all connections together.
+const MEMORY_KIB: usize = 128 << 10;
+const TICK: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The system's; the broker's files are in its folder `broker`.
+    pub state_dir: PathBuf,
+    /// Where clients may connect by TCP, besides the Unix socket. Nobody is asked who he is there: loopback only.
+    pub listen: Option<SocketAddr>,
+    /// Of `/healthz` and `/metrics`, on 127.0.0.1.
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot {attempt} {what}: {why}")]
+    Io { attempt: &'static str, what: String, why: io::Error },
+    #[error("{0} is not a loopback address; the broker asks nobody who he is")]
+    NotLoopback(SocketAddr),
+    #[error("the broker's file: {0}")]
+    Store(#[from] StoreError),
+    #[error("the broker's {0} thread died")]
+    Died(&'static str),
+}
+
+fn io(attempt: &'static str, what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> ServeError {
+    let what = what.to_string();
+    move |why| ServeError::Io { attempt, what, why }
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Shared {
+    engine: mpsc::Sender<Command>,
+    memory: Arc<Semaphore>,
+    connections: Arc<AtomicU64>,
+}
+
+impl Shared {
+    fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Is the broker of a state directory until SIGTERM or SIGINT. A second one waits for the first to end.
+///
+/// # Errors
+/// When it cannot have its folder, file, sockets or port, and when its file turns out to be damaged while it runs: starting
+/// again repairs what can be repaired.
+pub fn serve(options: &Options) -> Result<(), ServeError> {
+    if let Some(address) = options.listen.filter(|address| !address.ip().is_loopback()) {
+        return Err(ServeError::NotLoopback(address));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(io("start", "the broker's event loop"))?;
+    let folder = options.state_dir.join(FOLDER);
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(io("create", folder.display()))?;
+    runtime.block_on(run(options, &folder))
+}
+
+async fn run(options: &Options, folder: &Path) -> Result<(), ServeError> {
+    let mut end = End::listen()?;
+    let Some(_lock) = lock(folder, &mut end).await? else { return Ok(()) };
+    let metrics = Arc::new(Metrics::default());
+    let (engine, commands) = mpsc::channel(QUEUE);
+    let (working, mut ended) = mpsc::channel::<()>(1);
+    let writer = start(folder, Arc::clone(&metrics), commands, working)?;
+
+    let shared =
+        Shared { engine: engine.clone(), memory: Arc::new(Semaphore::new(MEMORY_KIB)), connections: Arc::default() };
+    let socket = bind(folder)?;
+    let tcp = match options.listen {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(io("listen on", address))?),
+        None => None,
+    };
+    if let Some(port) = options.port {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let listener = TcpListener::bind(address).await.map_err(io("listen on", address))?;
+        tokio::spawn(http::serve(listener, shared.clone(), metrics));
+    }
+    tracing::info!(folder = %folder.display(), "the broker is ready");
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = end.asked() => break,
+            _ = ended.recv() => break,
+            // A tick that finds the queue full is made up for by the next.
+            _ = ticks.tick() => drop(engine.try_send(Command::Tick)),
+            accepted = socket.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let (read, write) = stream.into_split();
+                    tokio::spawn(connection::serve(read, write, shared.clone()));
+                }
+                Err(why) => wait_after(&why).await,
+            },
+            accepted = accept(tcp.as_ref()) => match accepted {
+                Ok(stream) => {
+                    let (read, write) = stream.into_split();
+                    tokio::spawn(connection::serve(read, write, shared.clone()));
+                }
+                Err(why) => wait_after(&why).await,
+            },
+        }
+    }
+    let _ = engine.send(Command::Stop).await;
+    let outcome = tokio::task::spawn_blocking(move || writer.join()).await;
+    match outcome {
+        Ok(Ok(outcome)) => Ok(outcome?),
+        _ => Err(ServeError::Died("writer")),
+    }
+}
+
+type Writer = JoinHandle<Result<(), StoreError>>;
+
+/// Opens the file and starts the threads that write and read it. `working` is dropped when the writer ends.
+fn start(
+    folder: &Path,
+    metrics: Arc<Metrics>,
+    commands: mpsc::Receiver<Command>,
+    working: mpsc::Sender<()>,
+) -> Result<Writer, ServeError> {
+    let opened = open::open(folder)?;
+    let database = reader(&opened.path).map_err(StoreError::from)?;
+    let (views, requests) = std::sync::mpsc::sync_channel(64);
+    let engine = Engine::new(opened, folder.to_owned(), views, metrics)?;
+    let viewer = std::thread::Builder::new().name("view".to_owned()).spawn(move || view::run(&database, &requests));
+    viewer.map_err(io("start", "a thread"))?;
+    let writer = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+        let _working = working;
+        engine.run(commands)
+    });
+    writer.map_err(io("start", "a thread"))
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<tokio::net::TcpStream> {
+    match listener {
+        Some(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Out of descriptors, for one: trying again at once would burn a core.
+async fn wait_after(why: &io::Error) {
+    tracing::warn!(%why, "a connection could not be accepted");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// Listens where only the user's own processes may connect.
+fn bind(folder: &Path) -> Result<UnixListener, ServeError> {
+    let path = SocketPath::inside(folder, SOCKET).map_err(io("open", folder.display()))?;
+    // Whoever left it is gone: the folder is locked.
+    match std::fs::remove_file(path.as_path()) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(io("remove", path.as_path().display())(why)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path.as_path()).map_err(io("listen on", folder.join(SOCKET).display()))?;
+    std::fs::set_permissions(path.as_path(), Permissions::from_mode(0o600)).map_err(io("protect", SOCKET))?;
+    Ok(listener)
+}
+
+/// Waits for the folder; `None` when asked to end before that.
+async fn lock(folder: &Path, end: &mut End) -> Result<Option<File>, ServeError> {
+    let path = folder.join(LOCK);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(io("open", path.display()))?;
+    let mut told = false;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(why) => return Err(io("lock", path.display())(why.into())),
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!(lock = %path.display(), "another broker has this folder; waiting for it to end");
+        }
+        tokio::select! {
+            () = end.asked() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+    }
+}
+
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn listen() -> Result<Self, ServeError> {
+        let listen = |kind| signal(kind).map_err(io("listen to", "signals"));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

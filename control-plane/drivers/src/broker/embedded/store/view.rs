@@ -1,0 +1,257 @@
+//! Questions about everything, answered by a thread and connection of their own, so that they hold up nobody: each answer is
+//! from one snapshot of the file, which is one instant.
+
+use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
+
+use bytes::BytesMut;
+use rusqlite::{Connection, params};
+
+use super::census::Census;
+use super::{load, place, refusal, rows};
+use crate::broker::embedded::outbox::Reply;
+use crate::broker::embedded::protocol::{Browse, Outgoing, json, put_stored, timestamp};
+use crate::broker::embedded::settled::Settled;
+use crate::broker::{BrokerError, ChannelState, From, GroupState, Position};
+
+/// The most bytes of one answer to [`Browse`].
+const BROWSE_BYTES: usize = 32 << 20;
+
+pub enum ViewRequest {
+    State { live: HashMap<String, Live>, reply: Reply },
+    Browse { browse: Browse, reply: Reply },
+}
+
+impl ViewRequest {
+    pub fn reply(self) -> Reply {
+        match self {
+            Self::State { reply, .. } | Self::Browse { reply, .. } => reply,
+        }
+    }
+}
+
+/// What no file knows of a channel.
+#[derive(Default)]
+pub struct Live {
+    pub groups: HashMap<String, LiveGroup>,
+    pub published_per_s: f64,
+}
+
+#[derive(Default)]
+pub struct LiveGroup {
+    pub in_flight: u64,
+    pub consumers: u32,
+    pub settled_per_s: f64,
+}
+
+/// Answers until nobody can ask any more.
+pub fn run(database: &Connection, requests: &Receiver<ViewRequest>) {
+    let mut census = Census::default();
+    while let Ok(request) = requests.recv() {
+        let answer = snapshot(database, |database| match &request {
+            ViewRequest::State { live, .. } => Ok(json(&state(database, &mut census, live)?)),
+            ViewRequest::Browse { browse, .. } => self::browse(database, browse),
+        });
+        match answer {
+            Ok(body) => request.reply().done(body),
+            Err(why) => request.reply().failed(&why),
+        }
+    }
+}
+
+fn snapshot<T>(
+    database: &Connection,
+    read: impl FnOnce(&Connection) -> Result<T, ViewError>,
+) -> Result<T, BrokerError> {
+    let begun = database.execute_batch("BEGIN").map_err(ViewError::from);
+    let answer = begun.and_then(|()| read(database));
+    // A read transaction has nothing to lose.
+    let _ = database.execute_batch("ROLLBACK");
+    answer.map_err(|why| match why {
+        ViewError::Store(why) => refusal(&why),
+        ViewError::Answer(why) => why,
+    })
+}
+
+enum ViewError {
+    Store(rusqlite::Error),
+    Answer(BrokerError),
+}
+
+impl std::convert::From<rusqlite::Error> for ViewError {
+    fn from(why: rusqlite::Error) -> Self {
+        Self::Store(why)
+    }
+}
+
+/// How many of a partition's rows before `to` a group has yet to settle.
+pub fn unsettled(
+    database: &Connection,
+    channel: u16,
+    partition: u32,
+    settled: &Settled,
+    to: u64,
+) -> Result<u64, rusqlite::Error> {
+    let end = settled.end().min(to);
+    Ok(between_ranges(database, channel, partition, settled, end)?
+        + rows::count(database, channel, partition, end, to)?)
+}
+
+/// The unsettled rows from the floor to before `end`, which lies within what is settled.
+pub fn between_ranges(
+    database: &Connection,
+    channel: u16,
+    partition: u32,
+    settled: &Settled,
+    end: u64,
+) -> Result<u64, rusqlite::Error> {
+    if settled.floor() >= end {
+        return Ok(0);
+    }
+    let mut statement = database.prepare_cached("SELECT place FROM messages WHERE place >= ?1 AND place < ?2")?;
+    let mut rows =
+        statement.query(params![place(channel, partition, settled.floor()), place(channel, partition, end)])?;
+    let mut open = 0;
+    while let Some(row) = rows.next()? {
+        open += u64::from(!settled.contains(super::position_of(row.get(0)?).offset));
+    }
+    Ok(open)
+}
+
+fn state(
+    database: &Connection,
+    census: &mut Census,
+    live: &HashMap<String, Live>,
+) -> Result<Vec<ChannelState>, ViewError> {
+    let channels = load::channels(database)?;
+    census.begin(channels.iter().map(|channel| channel.id));
+    let none = Live::default();
+    let mut states = Vec::with_capacity(channels.len());
+    for channel in channels {
+        let live = live.get(&channel.spec.name).unwrap_or(&none);
+        let mut state = ChannelState {
+            name: channel.spec.name.clone(),
+            partitions: channel.spec.partitions,
+            published_per_s: live.published_per_s,
+            ..ChannelState::default()
+        };
+        let mut oldest = None;
+        for (number, partition) in channel.partitions.iter().enumerate() {
+            let number = u32::try_from(number).unwrap_or(u32::MAX);
+            state.accepted += partition.next;
+            state.kept_bytes += partition.bytes;
+            state.kept += census.count(database, channel.id, number, *partition, partition.first)?;
+            let first = rows::next_after(database, channel.id, number, partition.first, partition.next)?;
+            oldest = earlier(oldest, first.map(|(_, at)| at));
+        }
+        state.oldest_at = oldest.and_then(|at| timestamp(at).ok());
+        for (name, group) in &channel.groups {
+            state.groups.push(group_state(database, census, &channel, name, group, live.groups.get(name))?);
+        }
+        states.push(state);
+    }
+    Ok(states)
+}
+
+fn group_state(
+    database: &Connection,
+    census: &mut Census,
+    channel: &load::Channel,
+    name: &str,
+    group: &load::Group,
+    live: Option<&LiveGroup>,
+) -> Result<GroupState, rusqlite::Error> {
+    let mut state = GroupState { name: name.to_owned(), paused: group.paused.clone(), ..GroupState::default() };
+    let mut oldest = None;
+    for (number, (partition, cursor)) in channel.partitions.iter().zip(&group.cursors).enumerate() {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let settled = &cursor.settled;
+        state.accepted += partition.next.saturating_sub(cursor.base);
+        state.processed += cursor.processed;
+        state.moved += cursor.moved;
+        state.skipped += cursor.skipped;
+        state.rewound += cursor.rewound;
+        let end = settled.end().min(partition.next);
+        state.unsettled += between_ranges(database, channel.id, number, settled, end)?;
+        state.unsettled += census.count(database, channel.id, number, *partition, end)?;
+        // Where the first unsettled one is lost, the next row there is may be a settled one; the ranges say.
+        let mut from = settled.floor();
+        while let Some((offset, at)) = rows::next_after(database, channel.id, number, from, partition.next)? {
+            if !settled.contains(offset) {
+                oldest = earlier(oldest, Some(at));
+                break;
+            }
+            from = settled.next_unsettled(offset);
+        }
+    }
+    state.oldest_unsettled_at = oldest.and_then(|at| timestamp(at).ok());
+    if let Some(live) = live {
+        state.in_flight = live.in_flight.min(state.unsettled);
+        state.consumers = live.consumers;
+        state.settled_per_s = live.settled_per_s;
+    }
+    Ok(state)
+}
+
+fn earlier(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn browse(database: &Connection, browse: &Browse) -> Result<bytes::Bytes, ViewError> {
+    let channels = load::channels(database)?;
+    let channel = channels.iter().find(|channel| channel.spec.name == browse.channel);
+    let missing = || ViewError::Answer(BrokerError::NotFound(format!("channel {}", browse.channel)));
+    let channel = channel.ok_or_else(missing)?;
+    let limit = match browse.from {
+        From::Last(count) => count.min(browse.limit),
+        _ => browse.limit,
+    } as usize;
+    // Each partition gives its part, then all are brought into the order of acceptance.
+    let mut found: Vec<(i64, u32, u64, BytesMut)> = Vec::new();
+    for (number, partition) in channel.partitions.iter().enumerate() {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let (first, next) = (partition.first, partition.next);
+        let start = match browse.from {
+            From::Earliest => first,
+            From::Last(_) => first.max(next.saturating_sub(limit as u64)),
+            From::At(position) if position.partition == number => position.offset.max(first),
+            From::At(_) => continue,
+            From::Time(at) => rows::first_since(database, channel.id, number, first, next, at.as_microsecond())?,
+        };
+        let (mut left, mut bytes) = (limit, 0);
+        if left == 0 {
+            continue;
+        }
+        rows::scan(database, channel.id, number, start, next, |offset, row| {
+            let Some(row) = row else { return true };
+            let open = |group: &&String| {
+                let cursor = channel.groups.get(*group).and_then(|group| group.cursors.get(number as usize));
+                cursor.is_some_and(|cursor| !cursor.settled.contains(offset))
+            };
+            let unsettled_by: Vec<&str> = channel.groups.keys().filter(open).map(String::as_str).collect();
+            let mut out = BytesMut::new();
+            let position = Position { partition: number, offset };
+            let rows::Kept { at, id, key, headers, payload, .. } = row;
+            put_stored(&mut out, &Outgoing { position, at, id, key, headers, payload }, &unsettled_by);
+            bytes += out.len();
+            found.push((at, number, offset, out));
+            left -= 1;
+            left > 0 && bytes < BROWSE_BYTES
+        })?;
+    }
+    found.sort_by_key(|(at, partition, offset, _)| (*at, *partition, *offset));
+    if matches!(browse.from, From::Last(_)) {
+        found.drain(..found.len().saturating_sub(limit));
+    }
+    let mut body = BytesMut::new();
+    for (.., message) in found.into_iter().take(limit) {
+        if body.len() + message.len() > BROWSE_BYTES && !body.is_empty() {
+            break;
+        }
+        body.extend_from_slice(&message);
+    }
+    Ok(body.freeze())
+}

@@ -1,0 +1,153 @@
+//! What is kept of what publishers send.
+
+use std::collections::BTreeMap;
+
+use meshctl_model::units::{Bytes as Size, Span};
+use proptest::prelude::*;
+
+use super::*;
+
+fn channel(key: Option<&str>) -> Channel {
+    Channel {
+        partitions: 1,
+        key: key.map(str::to_owned),
+        ordered: false,
+        retention: Span::from_secs(1),
+        max_size: Size(1 << 20),
+        max_message: Size(1000),
+        idempotency_window: Span::from_secs(1),
+        subscriptions: BTreeMap::new(),
+    }
+}
+
+fn take(pairs: &[(&str, &str)], body: &[u8]) -> Result<Events, Refusal> {
+    let mut head = HeaderMap::new();
+    for (name, value) in pairs {
+        head.append(HeaderName::try_from(*name).expect("a name"), HeaderValue::try_from(*value).expect("a value"));
+    }
+    let trace = Trace::of(&head, || 1);
+    let mut ids = 0;
+    let now = "2026-01-02T03:04:05Z".parse().expect("a time");
+    read("order.placed", &channel(Some("orderId")), &head, &Bytes::copy_from_slice(body), &trace, now, || {
+        ids += 1;
+        format!("m{ids}")
+    })
+}
+
+fn one(pairs: &[(&str, &str)], body: &[u8]) -> Publish {
+    take(pairs, body).expect("good").messages.remove(0)
+}
+
+#[test]
+fn attributes_that_nobody_gave_are_filled_in() {
+    let publish = one(&[("cookie", "secret"), ("x-forwarded-for", "1"), ("content-type", "text/plain")], b"hello");
+    let headers: Vec<(&str, &str)> = publish.message.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(
+        headers,
+        [
+            ("content-type", "text/plain"),
+            ("ce-id", "m1"),
+            ("ce-source", "unknown"),
+            ("ce-type", "order.placed"),
+            ("ce-time", "2026-01-02T03:04:05Z"),
+            ("traceparent", "00-00000000000000010000000000000001-0000000000000001-01"),
+        ]
+    );
+    assert_eq!((publish.idempotency_key, publish.message.key), (None, None));
+}
+
+#[test]
+fn keys_come_from_the_head_or_else_from_the_payload() {
+    let body = br#"{"orderId": 12}"#;
+    assert_eq!(one(&[], body).message.key.as_deref(), Some("12"));
+    assert_eq!(one(&[("meshctl-key", "k")], body).message.key.as_deref(), Some("k"));
+    assert_eq!(one(&[("content-type", "application/octet-stream")], b"\xff\xfe").message.key, None);
+}
+
+#[test]
+fn what_makes_a_publish_the_same_as_another() {
+    let of = |pairs: &[(&str, &str)]| one(pairs, b"").idempotency_key;
+    assert_eq!(of(&[("idempotency-key", "7")]), Some("key//7".into()));
+    assert_eq!(of(&[("idempotency-key", "7"), ("meshctl-caller", "orders")]), Some("key/orders/7".into()));
+    assert_eq!(of(&[("ce-id", "e")]), None);
+    assert_eq!(of(&[("ce-id", "e"), ("ce-source", "s")]), Some("event//s/e".into()));
+    assert_eq!(of(&[("ce-id", "e"), ("ce-source", "s"), ("idempotency-key", "7")]), Some("key//7".into()));
+    let lines = take(&[("content-type", "application/x-ndjson"), ("idempotency-key", "7")], b"1\n\n2\n").expect("good");
+    let keys: Vec<_> = lines.messages.iter().map(|publish| publish.idempotency_key.as_deref()).collect();
+    assert_eq!(keys, [Some("key//7#0"), Some("key//7#1")]);
+}
+
+#[test]
+fn structured_events_are_what_binary_ones_are() {
+    let event = |more: &str| format!(r#"{{"specversion":"1.0","id":"e","source":"s","type":"t"{more}}}"#);
+    let kind = [("content-type", "application/cloudevents+json; charset=utf-8")];
+    let of = |more: &str| one(&kind, event(more).as_bytes()).message;
+    let json = of(r#","data":{"b": 1.10, "a":[ ]},"n":7,"flag":true,"nothing":null"#);
+    assert_eq!(json.payload, &br#"{"b": 1.10, "a":[ ]}"#[..], "as it was written");
+    let header = |name| json.header(name).map(str::to_owned);
+    assert_eq!(
+        (header("ce-n"), header("ce-flag"), header("ce-nothing")),
+        (Some("7".into()), Some("true".into()), None)
+    );
+    assert_eq!(header("content-type").as_deref(), Some("application/json"));
+    assert_eq!(of(r#","datacontenttype":"text/plain","data":"a\"b""#).payload, "a\"b");
+    assert_eq!(of(r#","datacontenttype":"application/x+json","data":"a""#).payload, "\"a\"");
+    assert_eq!(of(r#","data_base64":"AP8=""#).payload, &b"\x00\xff"[..]);
+    assert_eq!(of("").payload, "");
+    for (bad, why) in [
+        (event(r#","data":1,"data_base64":"AA==""#), "both"),
+        (event(r#","data_base64":"?""#), "no base64"),
+        (event(r#","datacontenttype":"a\nb""#), "no media type"),
+        (event(r#","x":{}"#), "no text, number or boolean"),
+        (event(r#","Upper":1"#), "no attribute's name"),
+        (r#"{"specversion":"1.0","id":"e","source":"s"}"#.into(), "has no `type`"),
+        (r#"{"specversion":"0.3","id":"e","source":"s","type":"t"}"#.into(), "specversion"),
+    ] {
+        let refused = take(&kind, bad.as_bytes()).map(|_| ());
+        assert!(matches!(&refused, Err(Refusal::Bad(said)) if said.contains(why)), "{bad}: {refused:?}");
+    }
+}
+
+#[test]
+fn no_message_is_larger_than_the_channel_takes() {
+    let large = vec![b'1'; 1001];
+    assert!(matches!(take(&[], &large), Err(Refusal::TooLarge(_))));
+    let lines = [(&b"1\n"[..]), &large].concat();
+    let refused = take(&[("content-type", "application/x-ndjson")], &lines).map(|_| ());
+    assert!(matches!(&refused, Err(Refusal::TooLarge(why)) if why.contains("message 1 of the batch")), "{refused:?}");
+    let many = "1\n".repeat(MESSAGES + 1);
+    assert!(matches!(take(&[("content-type", "application/x-ndjson")], many.as_bytes()), Err(Refusal::TooLarge(_))));
+}
+
+#[test]
+fn the_publishers_trace_is_kept_as_it_came() {
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let kept = one(&[("traceparent", parent), ("tracestate", "a=1"), ("baggage", "b=2")], b"").message;
+    let of = |name| kept.header(name);
+    assert_eq!((of("traceparent"), of("tracestate"), of("baggage")), (Some(parent), Some("a=1"), Some("b=2")));
+    let begun = one(&[("traceparent", "nonsense"), ("tracestate", "a=1")], b"").message;
+    assert_eq!(begun.header("tracestate"), None, "of another trace");
+    assert_eq!(begun.header("traceparent"), Some("00-00000000000000010000000000000001-0000000000000001-01"));
+}
+
+proptest! {
+    #[test]
+    fn no_body_and_no_head_make_it_fall_over(body: Vec<u8>, kind in 0..4usize, value in "[ -~]{0,20}") {
+        let kinds = ["application/cloudevents+json", "application/cloudevents-batch+json", "application/x-ndjson", "x/y"];
+        let head = [("content-type", kinds[kind]), ("ce-id", &value), ("ce-subject", &value)];
+        if let Ok(events) = take(&head, &body) {
+            prop_assert!(events.messages.iter().all(|publish| publish.message.payload.len() <= 1000));
+        }
+    }
+
+    #[test]
+    fn whatever_an_attribute_holds_a_header_can_carry(text: String) {
+        let event = serde_json::json!({
+            "specversion": "1.0", "id": "e", "source": "s", "type": "t", "subject": text, "data": text,
+        });
+        let kind = [("content-type", "application/cloudevents+json")];
+        let message = one(&kind, event.to_string().as_bytes()).message;
+        prop_assert!(message.headers.iter().all(|(_, value)| HeaderValue::from_str(value).is_ok()));
+        prop_assert_eq!(serde_json::from_slice::<String>(&message.payload).expect("JSON"), text);
+    }
+}

@@ -1,0 +1,297 @@
+//! A subscriber as HTTP sees it: kept-alive connections to one address, and one POST for each attempt.
+//!
+//! How many connections there are is bounded by how many attempts are under way. A connection that was idle may be one that
+//! the other side is just closing: what fails on it without an answer goes once more, on a new one. Delivering a message
+//! twice is allowed here, failing it for nothing is not.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use jiff::Timestamp;
+use meshctl_model::message::{Failure, Message, header};
+use tokio::net::TcpStream;
+use tokio::time::timeout_at;
+
+use super::answer;
+use super::delivery::{Answer, Failed};
+use crate::clock;
+use crate::socket::Socket;
+use crate::trace::{self, Trace};
+
+/// Shorter than what common servers allow (Node.js: 5 s).
+const IDLE: Duration = Duration::from_secs(4);
+/// An answer's body is read to its end, so that the connection can be used again, unless it is longer than this.
+const BODY: usize = 64 << 10;
+/// How much of it is told, in characters.
+const TOLD: usize = 200;
+
+type Sender = SendRequest<Full<Bytes>>;
+
+pub(crate) struct Subscriber {
+    /// `host:port`, to connect to.
+    authority: String,
+    host: HeaderValue,
+    target: Uri,
+    channel: HeaderValue,
+    subscription: HeaderValue,
+    timeout: Duration,
+    idle: RefCell<Vec<(Sender, u64)>>,
+}
+
+/// Why a request has no answer.
+enum Broken {
+    Connect(std::io::Error),
+    Exchange(hyper::Error),
+}
+
+impl Subscriber {
+    /// # Errors
+    /// In words, when the URL is none that can be POSTed to.
+    pub(crate) fn new(channel: &str, name: &str, url: &str, timeout: Duration) -> Result<Self, String> {
+        let bad = |why: String| format!("cannot deliver to `{url}` for {channel}/{name}: {why}");
+        let uri: Uri = url.parse().map_err(|why: http::uri::InvalidUri| bad(why.to_string()))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(bad("only http:// addresses can be delivered to".to_owned()));
+        }
+        let host = uri.authority().ok_or_else(|| bad("it has no host".to_owned()))?;
+        let target = uri.path_and_query().map_or("/", |path| path.as_str()).parse();
+        let value = |text: &str| HeaderValue::from_str(text).map_err(|why| bad(why.to_string()));
+        Ok(Self {
+            authority: format!("{}:{}", host.host(), host.port_u16().unwrap_or(80)),
+            host: value(host.as_str())?,
+            target: target.map_err(|why: http::uri::InvalidUri| bad(why.to_string()))?,
+            channel: value(channel)?,
+            subscription: value(name)?,
+            timeout,
+            idle: RefCell::default(),
+        })
+    }
+
+    /// Makes one attempt.
+    pub(crate) async fn deliver(self: &Rc<Self>, message: &Message, number: u32) -> Answer {
+        let began = clock::now();
+        let until = clock::instant(began.saturating_add(clock::nanos(self.timeout)));
+        let failed = |failure, status, retry_after, why: String| {
+            let duration = Duration::from_nanos(clock::now().saturating_sub(began));
+            let reason = format!("POST {} {why}", self.target);
+            Answer::Failed(Failed { failure, reason, status, retry_after, duration })
+        };
+        let too_late = || failed(Failure::Timeout, None, None, format!("was not answered within {:?}", self.timeout));
+        let (sender, response) = match timeout_at(until, self.exchange(message, number)).await {
+            Err(_) => return too_late(),
+            Ok(Err(Broken::Connect(why))) => {
+                let why = format!("found nobody at {}: {why}", self.authority);
+                return failed(Failure::Unreachable, None, None, why);
+            }
+            Ok(Err(Broken::Exchange(why))) => {
+                return failed(Failure::Refused, None, None, format!("got no answer: the connection broke: {why}"));
+            }
+            Ok(Ok(exchanged)) => exchanged,
+        };
+        let (head, body) = response.into_parts();
+        let failure = answer::failure(head.status, &head.headers);
+        let read = timeout_at(until, read(body)).await;
+        if let Ok((_, true)) = read {
+            self.put(sender);
+        }
+        let Some(failure) = failure else { return Answer::Processed };
+        let text = read.map(|(text, _)| text).unwrap_or_default();
+        let said = if text.is_empty() { String::new() } else { format!(": {text}") };
+        let retry_after = answer::retry_after(&head.headers, Timestamp::now());
+        failed(failure, Some(head.status.as_u16()), retry_after, format!("answered {}{said}", head.status.as_u16()))
+    }
+
+    async fn exchange(&self, message: &Message, number: u32) -> Result<(Sender, Response<Incoming>), Broken> {
+        if let Some(mut sender) = self.take().await
+            && let Ok(response) = sender.send_request(self.request(message, number)).await
+        {
+            return Ok((sender, response));
+        }
+        let mut sender = connect(&self.authority).await?;
+        let response = sender.send_request(self.request(message, number)).await.map_err(Broken::Exchange)?;
+        Ok((sender, response))
+    }
+
+    /// The connection used last, if it is still good.
+    async fn take(&self) -> Option<Sender> {
+        loop {
+            let (mut sender, since) = self.idle.borrow_mut().pop()?;
+            if clock::now().saturating_sub(since) < clock::nanos(IDLE) && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn put(&self, sender: Sender) {
+        if !sender.is_closed() {
+            self.idle.borrow_mut().push((sender, clock::now()));
+        }
+    }
+
+    pub(crate) fn close_idle(&self) {
+        let now = clock::now();
+        let fresh =
+            |(sender, since): &(Sender, u64)| now.saturating_sub(*since) < clock::nanos(IDLE) && !sender.is_closed();
+        self.idle.borrow_mut().retain(fresh);
+    }
+
+    /// The message in CloudEvents' binary mode. What is ours alone does not leave the system.
+    fn request(&self, message: &Message, number: u32) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(message.payload.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.target.clone();
+        let headers = request.headers_mut();
+        headers.reserve(message.headers.len() + 8);
+        headers.insert(HOST, self.host.clone());
+        for (name, text) in &message.headers {
+            if let Some(name) = outgoing(name)
+                && let Ok(value) = HeaderValue::from_str(text)
+            {
+                headers.append(name, value);
+            }
+        }
+        Trace::after(message.header(header::TRACEPARENT).map(str::as_bytes), rand::random).carry(headers);
+        headers.insert(HeaderName::from_static(header::CE_SPECVERSION), HeaderValue::from_static("1.0"));
+        if let Ok(id) = HeaderValue::from_str(&message.id) {
+            headers.insert(MESSAGE_ID, id.clone());
+            headers.insert(IDEMPOTENCY_KEY, id);
+        }
+        headers.insert(CHANNEL, self.channel.clone());
+        headers.insert(SUBSCRIPTION, self.subscription.clone());
+        headers.insert(ATTEMPT, HeaderValue::from(number));
+        request
+    }
+}
+
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const MESSAGE_ID: HeaderName = HeaderName::from_static(header::MESSAGE_ID);
+const CHANNEL: HeaderName = HeaderName::from_static(header::CHANNEL);
+const SUBSCRIPTION: HeaderName = HeaderName::from_static(header::SUBSCRIPTION);
+const ATTEMPT: HeaderName = HeaderName::from_static(header::ATTEMPT);
+
+/// The name under which a subscriber gets a header, if it gets it.
+fn outgoing(name: &str) -> Option<HeaderName> {
+    Some(match name {
+        // The common ones need no copy.
+        header::CE_ID => HeaderName::from_static(header::CE_ID),
+        header::CE_SOURCE => HeaderName::from_static(header::CE_SOURCE),
+        header::CE_TYPE => HeaderName::from_static(header::CE_TYPE),
+        header::CE_TIME => HeaderName::from_static(header::CE_TIME),
+        header::CONTENT_TYPE => CONTENT_TYPE,
+        header::TRACEPARENT => trace::TRACEPARENT,
+        header::REPLAY => HeaderName::from_static(header::REPLAY),
+        // Said anew for each attempt, or nobody's business.
+        header::CE_SPECVERSION | "idempotency-key" | "host" | "content-length" | "transfer-encoding" | "connection" => {
+            return None;
+        }
+        ours if ours.starts_with("meshctl-") => return None,
+        other => HeaderName::from_bytes(other.as_bytes()).ok()?,
+    })
+}
+
+async fn connect(authority: &str) -> Result<Sender, Broken> {
+    let stream = TcpStream::connect(authority).await.map_err(Broken::Connect)?;
+    stream.set_nodelay(true).map_err(Broken::Connect)?;
+    let (sender, connection) =
+        http1::Builder::new().handshake(Socket::of_instance(stream)).await.map_err(Broken::Exchange)?;
+    tokio::task::spawn_local(async move {
+        // Whoever waits for the answer is told of an error.
+        let _told = connection.await;
+    });
+    Ok(sender)
+}
+
+/// The first characters of the body, on one line, and whether it was read to its end.
+async fn read(mut body: Incoming) -> (String, bool) {
+    let (mut begin, mut length) = (Vec::new(), 0);
+    let whole = loop {
+        if body.is_end_stream() {
+            break true;
+        }
+        match body.frame().await {
+            None => break true,
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                length += data.len();
+                // Four bytes are the longest character.
+                begin.extend(data.iter().take((TOLD * 4).saturating_sub(begin.len())));
+                if length > BODY {
+                    break false;
+                }
+            }
+            Some(Err(_)) => break false,
+        }
+    };
+    let text = String::from_utf8_lossy(&begin);
+    (text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TOLD).collect(), whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscriber() -> Subscriber {
+        Subscriber::new("order.placed", "billing", "http://127.0.0.1:9/events?x=1", Duration::from_secs(1))
+            .expect("good")
+    }
+
+    #[test]
+    fn what_a_subscriber_gets_and_what_not() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let pairs = [
+            (header::CE_ID, "e1"),
+            (header::CE_SPECVERSION, "0.3"),
+            ("ce-tenant", "blue"),
+            (header::CONTENT_TYPE, "application/json"),
+            (header::TRACEPARENT, parent),
+            (header::HISTORY, "[]"),
+            (header::NOT_BEFORE, "2026-01-01T00:00:00Z"),
+            (header::DEATH, "{}"),
+            (header::REPLAY, "r1"),
+            ("meshctl-of-tomorrow", "x"),
+            ("content-length", "999"),
+        ];
+        let headers = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let message = Message { id: "m1".into(), key: None, headers, payload: Bytes::from_static(b"{}") };
+        let request = subscriber().request(&message, 3);
+        assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::POST, "/events?x=1"));
+        let mut got: Vec<_> =
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
+        got.sort_unstable();
+        let span = got.iter().find(|(name, _)| *name == "traceparent").expect("a trace").1;
+        assert_eq!(span[..36], parent[..36]);
+        assert_ne!(span, parent, "a span of its own");
+        got.retain(|(name, _)| *name != "traceparent");
+        assert_eq!(
+            got,
+            [
+                ("ce-id", "e1"),
+                ("ce-specversion", "1.0"),
+                ("ce-tenant", "blue"),
+                ("content-type", "application/json"),
+                ("host", "127.0.0.1:9"),
+                ("idempotency-key", "m1"),
+                ("meshctl-attempt", "3"),
+                ("meshctl-channel", "order.placed"),
+                ("meshctl-message-id", "m1"),
+                ("meshctl-replay-id", "r1"),
+                ("meshctl-subscription", "billing"),
+            ]
+        );
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_delivered_to() {
+        for bad in ["", "/events", "https://x/", "ftp://x", "http://"] {
+            let refused = Subscriber::new("c", "s", bad, Duration::from_secs(1)).map(|_| ());
+            assert!(refused.is_err_and(|why| why.contains("c/s")), "{bad}");
+        }
+    }
+}
