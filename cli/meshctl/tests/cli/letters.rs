@@ -28,9 +28,9 @@ fn dead_letters_are_listed_and_counted() {
     }
     insta::assert_snapshot!(lists, @r"
     $ dlq ls
-    ID     SUBSCRIPTION           REASON      ATTEMPTS   AGE   STATE   ERROR
-    dl-2   order.placed/billing   exhausted   2          20h   dead    POST /events/order-placed answered 500: out of stock
-    dl-1   order.placed/billing   exhausted   2          20h   dead    POST /events/order-placed answered 500: out of stock
+    ID     AGE   SUBSCRIPTION           REASON      STATE   ERROR
+    dl-2   20h   order.placed/billing   exhausted   dead    POST /events/order-placed answered 500: out of stock
+    dl-1   20h   order.placed/billing   exhausted   dead    POST /events/order-placed answered 500: out of stock
 
     $ dlq ls --group-by fingerprint
     FINGERPRINT   COUNT   FIRST   LAST   EXAMPLE   ERROR
@@ -41,8 +41,8 @@ fn dead_letters_are_listed_and_counted() {
     1    20h   ada   deadletter.replay   replay/r-1   done      billing 1.4 is out
 
     $ replay ls
-    REPLAY   STATE   SELECTED   ISSUED   PROCESSED   FAILED AGAIN   PENDING   AGE   BY    REASON
-    r-1      done    2          2        1           1              0         20h   ada
+    REPLAY   STATE   PROCESSED   FAILED   PENDING   SELECTED   ISSUED   AGE   BY    REASON
+    r-1      done    1           1        0         2          2        20h   ada
     ");
     assert_eq!(daemon.run(&["dlq", "ls", "-o", "name"]).stdout, "deadletter/dl-2\ndeadletter/dl-1\n");
     let ran = daemon.run(&["dlq", "ls", "--limit", "2"]);
