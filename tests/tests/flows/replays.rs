@@ -87,7 +87,7 @@ fn discarding_is_a_decision_that_is_written_down_and_an_export_brings_all_back()
     // Into a system that has never seen them.
     let other = Jobs::new("", "");
     let file = other.system.raw_file("letters.ndjson", &export);
-    other.system.run(&["dlq", "import", &file, "--yes"]).expect(0);
+    other.system.run(&["dlq", "import", &file]).expect(0);
     assert_eq!(other.dead_letters().len(), 5);
     other.system.run(&["dlq", "replay", "--all", "--yes", "--reason", "move"]).expect(0);
     assert_eq!(other.processed().len(), 5);
