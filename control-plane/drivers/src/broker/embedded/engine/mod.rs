@@ -67,6 +67,8 @@ pub enum Command {
     },
     View(ViewRequest),
     Tick,
+    /// Somebody else found the file damaged.
+    Damaged(String),
     Stop,
 }
 
@@ -135,6 +137,7 @@ impl Engine {
                     Command::Publish { channel, messages, reply } => self.publish(&channel, &messages, reply)?,
                     Command::Settle { consumer, settlements, reply } => self.settle(consumer, settlements, reply)?,
                     Command::Stop => return self.stop(),
+                    Command::Damaged(why) => return Err(StoreError::Damaged(why)),
                     rare => {
                         self.flush()?;
                         self.rare(rare)?;
@@ -168,7 +171,7 @@ impl Engine {
             }
             Command::View(request) => self.view(request),
             Command::Tick => self.on_tick()?,
-            Command::Publish { .. } | Command::Settle { .. } | Command::Stop => {}
+            Command::Publish { .. } | Command::Settle { .. } | Command::Damaged(_) | Command::Stop => {}
         }
         Ok(())
     }
