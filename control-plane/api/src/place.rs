@@ -17,6 +17,8 @@ pub const DAEMON_LOG: &str = "daemon.log";
 pub const LOCK: &str = "lock";
 /// Desired state, events, allocations.
 pub const STORE: &str = "state.db";
+/// Dead letters, replays, the audit.
+pub const DEAD_LETTERS: &str = "deadletters.db";
 
 /// Who owns a state directory, so that it can be told alive from dead without asking it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
