@@ -96,9 +96,10 @@ fn a_dead_letter_is_shown_whole() {
       trace:        0af7651916cd43dd8448eb211c80319c
 
     2 attempts
-          AT                         FAILURE   STATUS   TOOK   WHY
-      1   2026-11-23 10:00:00.120Z   refused   500      12ms   POST /events/order-placed answered 500: out of stock
-      2   2026-11-23 10:00:00.120Z   timeout   -        12ms   POST /events/order-placed answered 500: out of stock
+      1   2026-11-23T10:00:00.120Z  refused 500 after 12ms
+          POST /events/order-placed answered 500: out of stock
+      2   2026-11-23T10:00:00.120Z  timeout after 12ms
+          POST /events/order-placed answered 500: out of stock
 
     headers
       ce-id: e-1
@@ -196,11 +197,11 @@ fn a_dry_run_states_its_radius_and_changes_nothing() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     insta::assert_snapshot!(ran.stdout, @r"
     would replay 2 dead letters (fingerprint beef)
-    TO SUBSCRIPTION        MESSAGES
-    order.placed/billing   2
+    MESSAGES   TO SUBSCRIPTION
+    2          order.placed/billing
 
-    THEY DIED OF                             MESSAGES
-    POST /events/order-placed answered 500   2
+    MESSAGES   DIED OF
+    2          POST /events/order-placed answered 500
     ");
     for deed in ["discard", "park", "restore"] {
         let ran = daemon.run(&["dlq", deed, "--all", "--dry-run", "-o", "json"]);
