@@ -202,8 +202,8 @@ impl Engine {
     fn on_tick(&mut self) -> Result<(), StoreError> {
         self.tick += 1;
         if self.full {
-            // Whoever waits on a full disk is woken by its own attempts; what only memory knows is written by this one.
-            self.mark_all_dirty();
+            // Publishers try for themselves; what only memory knows is written by this. All of it, so that something is written.
+            self.channels.values_mut().for_each(Channel::touch);
             self.flush()?;
         }
         match self.retain() {
@@ -306,10 +306,7 @@ impl Engine {
 
     /// The last commit, then the mark that says so.
     fn stop(mut self) -> Result<(), StoreError> {
-        self.mark_all_dirty();
-        for channel in self.channels.values_mut() {
-            channel.touch();
-        }
+        self.channels.values_mut().for_each(Channel::touch);
         self.flush()?;
         for member in self.members.values() {
             member.outbox.control(kind::ENDED, member.id);
