@@ -73,7 +73,10 @@ async fn a_full_disk_stops_publishers_only() {
     let held = receive(&mut consumer, confirmed).await;
     settle(&consumer, &held[..confirmed / 2]).await;
     let moved = Outcome::Moved { channel: other.name.clone(), message: sized("moved", 500_000).message };
-    let moving = vec![Settlement { position: held[confirmed - 1].position, outcome: moved }];
+    let moving = vec![
+        Settlement { position: held[confirmed - 2].position, outcome: Outcome::Processed },
+        Settlement { position: held[confirmed - 1].position, outcome: moved },
+    ];
     let refused = within("an answer", consumer.settler.settle(moving.clone())).await;
     assert!(matches!(refused, Err(BrokerError::Full(_))), "{refused:?}");
     let refused = within("an answer", broker.publish(&spec.name, vec![sized("no", 500_000)])).await;
@@ -90,7 +93,7 @@ async fn a_full_disk_stops_publishers_only() {
     within("moving", consumer.settler.settle(moving)).await.expect("it still holds it");
     let group = state(&broker, &spec.name).await.groups.remove(0);
     balanced(&group);
-    let half = (confirmed / 2) as u64;
+    let half = (confirmed / 2) as u64 + 1;
     assert_eq!((group.processed, group.moved), (half, 1), "what was settled meanwhile is written now");
     bench.crash().await;
     let group = state(&broker, &spec.name).await.groups.remove(0);

@@ -76,8 +76,17 @@ pub enum Command {
 struct Staged {
     reply: Reply,
     body: Bytes,
+    /// Messages that it brings.
+    accepted: u64,
     /// Whether the answer stands even when the commit fails, because all that it says is true in memory.
     holds_anyway: bool,
+}
+
+/// A settlement that does not hold without its transaction.
+struct Undo {
+    consumer: u64,
+    position: Position,
+    moved: bool,
 }
 
 pub struct Engine {
@@ -89,8 +98,8 @@ pub struct Engine {
     members: HashMap<u64, Member>,
     next_member: u64,
     staged: Vec<Staged>,
-    /// Deliveries that moved onward in this transaction: taken back when it fails.
-    moved: Vec<(u64, Position)>,
+    /// What is taken back when this transaction fails.
+    undo: Vec<Undo>,
     /// Microseconds since 1970 of this batch; never goes back.
     now: i64,
     tick: u64,
@@ -117,7 +126,7 @@ impl Engine {
             members: HashMap::new(),
             next_member: 1,
             staged: Vec::new(),
-            moved: Vec::new(),
+            undo: Vec::new(),
             now: Timestamp::now().as_microsecond(),
             tick: 0,
             full: false,
@@ -193,8 +202,8 @@ impl Engine {
     fn on_tick(&mut self) -> Result<(), StoreError> {
         self.tick += 1;
         if self.full {
-            // Whoever waits on a full disk is woken by its own attempts; what only memory knows is written by this one.
-            self.mark_all_dirty();
+            // Publishers try for themselves; what only memory knows is written by this. All of it, so that something is written.
+            self.channels.values_mut().for_each(Channel::touch);
             self.flush()?;
         }
         match self.retain() {
@@ -237,8 +246,9 @@ impl Engine {
                 for channel in self.channels.values_mut() {
                     channel.committed();
                 }
-                self.moved.clear();
+                self.undo.clear();
                 for staged in self.staged.drain(..) {
+                    self.metrics.accepted(staged.accepted);
                     staged.reply.done(staged.body);
                 }
                 Ok(())
@@ -289,17 +299,14 @@ impl Engine {
         for channel in self.channels.values_mut() {
             channel.rolled_back();
         }
-        for (consumer, position) in std::mem::take(&mut self.moved) {
-            self.take_back(consumer, position);
+        for undo in std::mem::take(&mut self.undo) {
+            self.take_back(undo);
         }
     }
 
     /// The last commit, then the mark that says so.
     fn stop(mut self) -> Result<(), StoreError> {
-        self.mark_all_dirty();
-        for channel in self.channels.values_mut() {
-            channel.touch();
-        }
+        self.channels.values_mut().for_each(Channel::touch);
         self.flush()?;
         for member in self.members.values() {
             member.outbox.control(kind::ENDED, member.id);

@@ -21,7 +21,7 @@ const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE channels (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec TEXT NOT NULL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, spec TEXT NOT NULL
 ) STRICT;
 -- first: the first offset that retention has left; next: the offset of the next message; bytes: of what is kept.
 CREATE TABLE partitions (
