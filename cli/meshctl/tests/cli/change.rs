@@ -80,6 +80,21 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
+fn messages_are_lost_only_where_that_is_said() {
+    let daemon = playing(vec![stream(applied()), stream(applied())]);
+    let file = topology(&daemon);
+    assert_eq!(daemon.run(&["apply", &file]).status, 0);
+    assert_eq!(daemon.run(&["apply", &file, "--discard-messages"]).status, 0);
+    assert_eq!(daemon.run(&["plan", &file, "--discard-messages"]).status, 0);
+    let asked = daemon.asked();
+    let said = |call: &str| -> Vec<Value> {
+        asked.iter().filter(|(asked, _)| asked == call).map(|(_, body)| body["discardMessages"].clone()).collect()
+    };
+    assert_eq!(said("POST /v1/apply"), [false, true]);
+    assert_eq!(said("POST /v1/plan"), [false, true, true]);
+}
+
+#[test]
 fn a_failed_apply_says_who_why_and_what_next() {
     let failed = json!({
         "revision": 4,

@@ -159,7 +159,7 @@ fn a_replay_says_how_it_ended() {
     let result: Value = serde_json::from_str(&ran.stdout).expect("a document");
     assert_eq!((&result["failedAgain"], &result["name"]), (&json!(1), &json!("r-1")));
 
-    let ran = replaying(vec![replay("r-1", "running", 2, 1, 0)]).run(&["dlq", "replay", "--all", "--timeout", "300ms"]);
+    let ran = replaying(vec![replay("r-1", "running", 2, 1, 0)]).run(&["dlq", "replay", "--all", "--timeout", "1s"]);
     assert_eq!(ran.status, 5);
     assert!(ran.stderr.contains("1 of 2 messages are still pending"), "{}", ran.stderr);
     assert!(ran.stderr.contains("`meshctl replay cancel r-1` ends it"), "{}", ran.stderr);

@@ -71,7 +71,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let plan = client.plan(&request).await.map_err(|error| refused(error, &request.sources))?;
     refuse_stale(agreed.as_deref(), &plan)?;
     plans::announce(session, &plan);
-    if !change.yes && removes(&plan) && !ask::agreed("Some of this is removed. Go on?") {
+    if !change.yes && removes(&plan, request.discard_messages) && !ask::agreed("Some of this is removed. Go on?") {
         return Err(Failure::new(exit::FAILURE, "nothing was changed"));
     }
     // Also where nothing differs: it is the wish to try once more what failed, and to wait for what is on its way.
@@ -98,8 +98,13 @@ fn refuse_stale(agreed: Option<&str>, plan: &Plan) -> Result<(), Failure> {
     }
 }
 
-fn removes(plan: &Plan) -> bool {
-    plan.steps.iter().any(|step| step.action == "remove" && step.kind == "service")
+/// Whether something goes away, messages included.
+fn removes(plan: &Plan, discards_messages: bool) -> bool {
+    plan.steps.iter().any(|step| match step.kind.as_str() {
+        "service" => step.action == "remove",
+        "channel" | "subscription" => step.action == "remove" || (discards_messages && step.action != "create"),
+        _ => false,
+    })
 }
 
 /// What the daemon finds wrong is shown like what is found here.
