@@ -69,12 +69,12 @@ pub fn create(to: &Transaction, set: &Set, order: &Order, now: Timestamp) -> Don
         nanos(now)
     ])?;
     let number = to.last_insert_rowid();
-    let mut item = to.prepare_cached("INSERT INTO items (replay, letter, state) VALUES (?1, ?2, 'waiting')")?;
-    let mut hold = to.prepare_cached("UPDATE letters SET held_by = ?2, replay_id = ?2 WHERE number = ?1")?;
-    for letter in &set.letters {
-        item.execute(params![number, letter.number])?;
-        hold.execute(params![letter.number, id])?;
-    }
+    to.prepare_cached("INSERT INTO items (replay, letter, state) SELECT ?1, value, 'waiting' FROM json_each(?2)")?
+        .execute(params![number, set.numbers()])?;
+    to.prepare_cached(
+        "UPDATE letters SET held_by = ?2, replay_id = ?2 WHERE number IN (SELECT letter FROM items WHERE replay = ?1)",
+    )?
+    .execute(params![number, id])?;
     show(to, &id)
 }
 

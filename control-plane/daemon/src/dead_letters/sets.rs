@@ -89,6 +89,14 @@ pub struct Selected {
     pub id: String,
 }
 
+impl Set {
+    /// Of its letters, as SQL takes a list: one parameter, however many there are.
+    pub fn numbers(&self) -> String {
+        let numbers: Vec<i64> = self.letters.iter().map(|letter| letter.number).collect();
+        serde_json::to_string(&numbers).unwrap_or_default()
+    }
+}
+
 /// Those of the selected letters to which the action can be done. Others are left out, as long as there are any.
 ///
 /// Ids that do not exist, and a selection of nothing, are [`ErrorCode::NotFound`]; where nothing can be done to any of them,
@@ -165,9 +173,7 @@ fn letters_count(count: u64) -> String {
 
 /// Brings every letter of the set into the state that the action leads to.
 pub fn change(to: &Transaction, set: &Set, action: Action) -> Done<()> {
-    let mut update = to.prepare_cached("UPDATE letters SET state = ?2 WHERE number = ?1")?;
-    for letter in &set.letters {
-        update.execute(params![letter.number, action.to()])?;
-    }
+    to.prepare_cached("UPDATE letters SET state = ?2 WHERE number IN (SELECT value FROM json_each(?1))")?
+        .execute(params![set.numbers(), action.to()])?;
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 mod broker;
 mod flows;
+mod http;
+mod measure;
 mod simulation;
 mod store;
 
