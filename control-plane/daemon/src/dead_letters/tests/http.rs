@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshctl_api::client::Client;
-use meshctl_api::error::{ApiError, ErrorCode};
+use meshctl_api::error::ErrorCode;
 use meshctl_api::place::SOCKET;
 use meshctl_api::view::Version;
 use meshctl_api::view::messages::{DeadLetterOutcome, DeadLetterQuery, DeadLetterRequest, PauseRequest};
@@ -129,11 +129,6 @@ async fn replays_are_made_shown_and_steered() {
     assert_eq!(client.replay("no").await.expect_err("is not there").code, ErrorCode::NotFound);
 }
 
-async fn import(client: &Client, text: String) -> Result<DeadLetterOutcome, ApiError> {
-    let whole = futures_util::stream::once(async { Ok::<_, std::io::Error>(bytes::Bytes::from(text)) });
-    client.import(Box::pin(whole), None, Duration::from_secs(60)).await
-}
-
 #[tokio::test]
 async fn an_export_is_imported_elsewhere_as_it_was() {
     let (here, there) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
@@ -145,16 +140,24 @@ async fn an_export_is_imported_elsewhere_as_it_was() {
         text.push('\n');
     }
     assert_eq!(text.lines().count(), 100);
-    let imported = import(&other, text.clone()).await.expect("imports");
+    let raw = reqwest::Client::builder().unix_socket(other.socket()).build().expect("a client");
+    let dry = raw.post("http://meshctl/v1/deadletters/import?dryRun=true").body(text.clone()).send().await;
+    let dry: DeadLetterOutcome = dry.expect("answers").json().await.expect("would import");
+    assert_eq!((dry.selected, dry.changed), (100, 0));
+    let import = |text: String| {
+        let lines = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(text))]);
+        other.import(lines, None, Duration::from_secs(60))
+    };
+    let imported = import(text.clone()).await.expect("imports");
     assert_eq!((imported.selected, imported.changed), (100, 100));
-    let again = import(&other, text.clone()).await.expect("imports again");
+    let again = import(text.clone()).await.expect("imports again");
     assert_eq!((again.selected, again.changed), (100, 0));
     for letter in client.dead_letters(&DeadLetterQuery::default()).await.expect("lists").items {
         let (one, copy) = (client.dead_letter(&letter.id).await, other.dead_letter(&letter.id).await);
         assert_eq!(one, copy);
     }
     let broken = text.replacen("{\"id\"", "{\"id", 1);
-    let refused = import(&other, broken).await.expect_err("it is broken");
+    let refused = import(broken).await.expect_err("it is broken");
     assert_eq!(refused.code, ErrorCode::Invalid);
     assert!(refused.message.contains("line 1"), "{}", refused.message);
 }
