@@ -108,7 +108,9 @@ fn crash_at_every_step(prepare: impl Fn(&System)) -> u32 {
         let ran = system.end_of(apply);
         if let Some(mut daemon) = daemon {
             wait_until("the daemon to answer", || system.run(&["status"]).status != 69);
-            assert_eq!(ran.status == 0, accepted(&system), "the daemon died at step {step}: {ran}");
+            // A daemon that dies between accepting and answering leaves its caller unsure, who says just that.
+            let unsure = ran.status == 69 && ran.stderr.contains("broke off");
+            assert!(unsure || (ran.status == 0) == accepted(&system), "the daemon died at step {step}: {ran}");
             if ran.status == 0 {
                 assert!(as_it_should_be(&system), "{ran} {:#}", system.status());
             }
