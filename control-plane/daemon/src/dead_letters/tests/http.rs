@@ -6,7 +6,7 @@ use meshctl_api::client::Client;
 use meshctl_api::error::ErrorCode;
 use meshctl_api::place::SOCKET;
 use meshctl_api::view::Version;
-use meshctl_api::view::messages::{DeadLetterQuery, DeadLetterRequest, ImportQuery, PauseRequest};
+use meshctl_api::view::messages::{DeadLetterQuery, DeadLetterRequest, PauseRequest};
 use meshctl_drivers::runtime::process::ProcessRuntime;
 use meshctl_model::message::Failure;
 use tokio::net::UnixListener;
@@ -139,18 +139,25 @@ async fn an_export_is_imported_elsewhere_as_it_was() {
         text.push('\n');
     }
     assert_eq!(text.lines().count(), 100);
-    let dry = ImportQuery { dry_run: true, ..ImportQuery::default() };
-    assert_eq!(other.import(text.clone(), &dry).await.expect("would import").selected, 100);
-    let imported = other.import(text.clone(), &ImportQuery::default()).await.expect("imports");
+    let import = async |text: &str| {
+        // In pieces that end anywhere.
+        let pieces: Vec<_> = text.as_bytes().chunks(777).map(bytes::Bytes::copy_from_slice).collect();
+        let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
+        let patience = std::time::Duration::from_secs(60);
+        other.import(futures_util::stream::iter(pieces), Some("INC-8"), patience).await
+    };
+    let imported = import(&text).await.expect("imports");
     assert_eq!((imported.selected, imported.changed), (100, 100));
-    let again = other.import(text.clone(), &ImportQuery::default()).await.expect("imports again");
+    let again = import(&text).await.expect("imports again");
     assert_eq!((again.selected, again.changed), (100, 0));
     for letter in client.dead_letters(&DeadLetterQuery::default()).await.expect("lists").items {
         let (one, copy) = (client.dead_letter(&letter.id).await, other.dead_letter(&letter.id).await);
         assert_eq!(one, copy);
     }
     let broken = text.replacen("{\"id\"", "{\"id", 1);
-    let refused = other.import(broken, &ImportQuery::default()).await.expect_err("it is broken");
+    let refused = import(&broken).await.expect_err("it is broken");
     assert_eq!(refused.code, ErrorCode::Invalid);
     assert!(refused.message.contains("line 1"), "{}", refused.message);
+    let audit = other.audit(None).await.expect("is whole").items;
+    assert_eq!(audit.iter().map(|entry| entry.outcome == "done").collect::<Vec<_>>(), [true, true, false]);
 }
