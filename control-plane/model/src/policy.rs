@@ -15,6 +15,14 @@ pub struct Policy {
     pub breaker: BreakerPolicy,
     pub bulkhead: BulkheadPolicy,
     pub fallback: Option<Fallback>,
+    /// Whether a request waits for an instance that is on its way, for as long as its deadline lets it. A courier's does not:
+    /// it has to know at once that nobody has seen the message, and knows itself how to wait.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub waits: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +81,7 @@ impl Default for Policy {
             },
             bulkhead: BulkheadPolicy { concurrency: 1024, queue: 256 },
             fallback: None,
+            waits: true,
         }
     }
 }

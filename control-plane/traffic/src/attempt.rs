@@ -326,8 +326,9 @@ impl Call<'_> {
                 return Ok((Rc::clone(&peers[at]), false));
             }
             let service = &live.plan.services[service];
-            if !service.expected {
-                let why = format!("{} has no instance, and none is on its way", service.name);
+            if !service.expected || !self.policy.waits {
+                let hope = if service.expected { "one" } else { "none" };
+                let why = format!("{} has no instance, and {hope} is on its way", service.name);
                 return Err(Problem::new(Cause::NoEndpoint, why).retry_after(0));
             }
             let changed = timeout_at(clock::instant(self.deadline().at), self.worker.changed.notified()).await;

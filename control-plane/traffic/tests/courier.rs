@@ -293,6 +293,10 @@ async fn a_broker_that_fails_is_told_as_what_it_is() {
         assert!(refused.headers().contains_key("retry-after"));
         assert!(refused.body().contains(says), "{}", refused.body());
     }
+    // With an idempotency key it is sent again, and is no duplicate of itself.
+    memory.state().publish_errors.push_back(BrokerError::Unknown("cut".into()));
+    let again = courier.send(with(publish(CHANNEL, "0"), &[("idempotency-key", "k")])).await;
+    assert_eq!((again.status().as_u16(), &json_of(&again)["duplicate"]), (202, &json!(false)));
     // A moment of absence is waited for; a longer one is told.
     memory.state().publish_errors.push_back(BrokerError::Unreachable("a moment".into()));
     assert_eq!(courier.publish(CHANNEL, "1").await.status(), 202);

@@ -32,10 +32,13 @@ impl Process {
         self.0.kill().expect("it runs");
     }
 
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).expect("it runs");
+    }
+
     /// Its exit code once it has been asked to end.
     async fn end(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.signal(rustix::process::Signal::TERM);
         let ended = tokio::task::spawn_blocking(move || self.0.wait().expect("a child").code());
         ended.await.expect("joined")
     }
@@ -272,4 +275,54 @@ async fn order_by_key_survives_a_courier_that_is_killed() {
         let before = last.insert(n % 7, n);
         assert!(before < Some(n), "{n} overtook {before:?}, which has the same key");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_gateway_nobody_there_is_no_failure_of_a_message() {
+    let address = free_address();
+    let mut snapshot = support::snapshot(address, &[]);
+    snapshot.edges.extend([support::edge("courier", "web", &snapshot.routes[0].policy.clone())]);
+    snapshot.listeners[0].serves = meshctl_model::snapshot::Serves::Edge("courier:web".into());
+    let gateway = support::Gateway::serving(&snapshot).await;
+    let mut subscription = to(address);
+    subscription.retry.attempts = 0;
+    let system = System::new(config([("billing", subscription)])).await;
+    let (at, _courier) = system.courier().await;
+    publish_all(&[at], 0..100, 10).await;
+    let status =
+        async || -> CourierStatus { serde_json::from_str(ask(at, get("/status")).await.body()).expect("a status") };
+    until("paused", async || status().await.subscriptions[0].paused.is_some()).await;
+    let reason = status().await.subscriptions[0].paused.clone();
+    assert!(reason.as_ref().is_some_and(|why| why.contains("answered 503 noEndpoint: ")), "{reason:?}");
+    let mut listener = Listener::new(|_, _| OK).await;
+    snapshot.services.insert("web".into(), support::endpoints(&[listener.address()]));
+    snapshot.generation = 2;
+    gateway.push(&snapshot).await;
+    let got = listener.until("all arrived", |got| got.len() >= 100).await;
+    assert!(got.iter().all(|got| got.header("meshctl-caller") == "courier" && got.header("meshctl-attempt") == "1"));
+    system.settled().await;
+    assert_eq!(system.dead().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_courier_that_stands_still_is_replaced_and_does_no_harm_when_it_wakes() {
+    let mut listener = Listener::new(|_, _| Says(204, Duration::from_millis(5), None)).await;
+    let system = System::new(config([("billing", to(listener.address()))])).await;
+    let (_, frozen) = system.courier().await;
+    let (second, other) = system.courier().await;
+    publish_all(&[second], 0..400, 50).await;
+    listener.until("some arrived", |got| got.len() > 50).await;
+    frozen.signal(rustix::process::Signal::STOP);
+    publish_all(&[second], 400..1000, 50).await;
+    // What the frozen one held comes to the other once its session is over.
+    let numbers = |got: &[support::courier::Got]| {
+        got.iter().map(|got| number(&got.payload)).collect::<std::collections::HashSet<_>>().len()
+    };
+    listener.until("all arrived", |got| numbers(got) == 1000).await;
+    frozen.signal(rustix::process::Signal::CONT);
+    system.settled().await;
+    assert_eq!(system.dead().await, 0);
+    let processed: u64 = system.state().await[CHANNEL].groups.iter().map(|group| group.processed).sum();
+    assert_eq!(processed, 1000, "each is settled once, whoever delivered it");
+    assert_eq!((frozen.end().await, other.end().await), (Some(0), Some(0)));
 }

@@ -373,6 +373,19 @@ async fn a_request_waits_for_an_instance_that_is_on_its_way() {
 }
 
 #[tokio::test]
+async fn where_policy_says_so_no_request_waits_for_an_instance() {
+    let mut empty = snapshot(free_address(), &[]);
+    empty.services.get_mut("web").expect("web").expected = true;
+    let empty = with_policy(empty, |policy| {
+        policy.deadline = Span::from_secs(20);
+        policy.waits = false;
+    });
+    let gateway = Gateway::serving(&empty).await;
+    let answer = ask(gateway.address, get("/")).await;
+    assert_eq!((answer.status().as_u16(), cause(&answer)), (503, "noEndpoint"));
+}
+
+#[tokio::test]
 async fn fallbacks_answer_and_say_so() {
     let origin = Origin::new(async |_, _| say(500, "broken")).await;
     let mut snapshot = with_policy(snapshot(free_address(), &[origin.address]), |policy| {

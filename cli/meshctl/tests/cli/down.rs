@@ -36,6 +36,11 @@ fn purging_is_asked_for_or_said() {
     assert_eq!(ran.status, 0);
     assert!(ran.stdout.contains("service/orders would be stopped (dry run)"), "{}", ran.stdout);
     assert!(daemon.asked().is_empty(), "nothing has been changed so far");
+    // What a system with channels leaves beside the rest.
+    std::fs::create_dir(daemon.dir.path().join("broker")).expect("made");
+    for name in ["deadletters.db", "deadletters.db-wal", "deadletters.db-shm", "broker/broker.db"] {
+        std::fs::write(daemon.dir.path().join(name), "").expect("written");
+    }
     let ran = daemon.run(&["down", "--purge", "--yes"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert!(!daemon.dir.path().exists());

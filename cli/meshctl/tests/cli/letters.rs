@@ -28,9 +28,9 @@ fn dead_letters_are_listed_and_counted() {
     }
     insta::assert_snapshot!(lists, @r"
     $ dlq ls
-    ID     SUBSCRIPTION           REASON      ATTEMPTS   AGE   STATE   ERROR
-    dl-2   order.placed/billing   exhausted   2          20h   dead    POST /events/order-placed answered 500: out of stock
-    dl-1   order.placed/billing   exhausted   2          20h   dead    POST /events/order-placed answered 500: out of stock
+    ID     AGE   SUBSCRIPTION           REASON      STATE   ERROR
+    dl-2   20h   order.placed/billing   exhausted   dead    POST /events/order-placed answered 500: out of stock
+    dl-1   20h   order.placed/billing   exhausted   dead    POST /events/order-placed answered 500: out of stock
 
     $ dlq ls --group-by fingerprint
     FINGERPRINT   COUNT   FIRST   LAST   EXAMPLE   ERROR
@@ -41,8 +41,8 @@ fn dead_letters_are_listed_and_counted() {
     1    20h   ada   deadletter.replay   replay/r-1   done      billing 1.4 is out
 
     $ replay ls
-    REPLAY   STATE   SELECTED   ISSUED   PROCESSED   FAILED AGAIN   PENDING   AGE   BY    REASON
-    r-1      done    2          2        1           1              0         20h   ada
+    REPLAY   STATE   PROCESSED   FAILED   PENDING   SELECTED   ISSUED   AGE   BY    REASON
+    r-1      done    1           1        0         2          2        20h   ada
     ");
     assert_eq!(daemon.run(&["dlq", "ls", "-o", "name"]).stdout, "deadletter/dl-2\ndeadletter/dl-1\n");
     let ran = daemon.run(&["dlq", "ls", "--limit", "2"]);
@@ -96,9 +96,10 @@ fn a_dead_letter_is_shown_whole() {
       trace:        0af7651916cd43dd8448eb211c80319c
 
     2 attempts
-          AT                         FAILURE   STATUS   TOOK   WHY
-      1   2026-11-23 10:00:00.120Z   refused   500      12ms   POST /events/order-placed answered 500: out of stock
-      2   2026-11-23 10:00:00.120Z   timeout   -        12ms   POST /events/order-placed answered 500: out of stock
+      1   2026-11-23T10:00:00.120Z  refused 500 after 12ms
+          POST /events/order-placed answered 500: out of stock
+      2   2026-11-23T10:00:00.120Z  timeout after 12ms
+          POST /events/order-placed answered 500: out of stock
 
     headers
       ce-id: e-1
@@ -196,11 +197,11 @@ fn a_dry_run_states_its_radius_and_changes_nothing() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     insta::assert_snapshot!(ran.stdout, @r"
     would replay 2 dead letters (fingerprint beef)
-    TO SUBSCRIPTION        MESSAGES
-    order.placed/billing   2
+    MESSAGES   TO SUBSCRIPTION
+    2          order.placed/billing
 
-    THEY DIED OF                             MESSAGES
-    POST /events/order-placed answered 500   2
+    MESSAGES   DIED OF
+    2          POST /events/order-placed answered 500
     ");
     for deed in ["discard", "park", "restore"] {
         let ran = daemon.run(&["dlq", deed, "--all", "--dry-run", "-o", "json"]);

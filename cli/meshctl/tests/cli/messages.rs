@@ -42,13 +42,13 @@ fn lists_of_the_asynchronous_half() {
     order.placed/shipping   flowing   7     2           1          2      12      1.5s
 
     $ get dl
-    ID     SUBSCRIPTION           REASON      ATTEMPTS   AGE   STATE   ERROR
-    dl-2   order.placed/billing   exhausted   2          20h   dead    POST /events/order-placed answered 500: out of stock
-    dl-1   order.placed/billing   exhausted   2          20h   dead    POST /events/order-placed answered 500: out of stock
+    ID     AGE   SUBSCRIPTION           REASON      STATE   ERROR
+    dl-2   20h   order.placed/billing   exhausted   dead    POST /events/order-placed answered 500: out of stock
+    dl-1   20h   order.placed/billing   exhausted   dead    POST /events/order-placed answered 500: out of stock
 
     $ get replay
-    REPLAY   STATE   SELECTED   ISSUED   PROCESSED   FAILED AGAIN   PENDING   AGE   BY    REASON
-    r-1      done    2          2        1           1              0         20h   ada
+    REPLAY   STATE   PROCESSED   FAILED   PENDING   SELECTED   ISSUED   AGE   BY    REASON
+    r-1      done    1           1        0         2          2        20h   ada
 
     $ get ledger
          SUBSCRIPTION            ACCEPTED =   PROCESSED +   IN FLIGHT +   RETRYING +   DEAD +   PARKED +   DISCARDED   MISSING

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use meshctl_api::client::Client;
 use meshctl_api::error::ErrorCode;
-use meshctl_api::place::{DAEMON, DAEMON_LOG, LOCK, SOCKET, STORE};
+use meshctl_api::place::{DAEMON, DAEMON_LOG, DEAD_LETTERS, LOCK, SOCKET, STORE};
 use meshctl_api::view::DownRequest;
+use meshctl_model::delivery::BROKER;
 use meshctl_model::exit;
 use meshctl_model::units::Span;
 
@@ -238,11 +239,16 @@ fn purge(dir: &Path) -> Result<(), Failure> {
 /// Whether meshctl makes things of this name in a state directory.
 fn is_ours(name: &str, is_folder: bool) -> bool {
     if is_folder {
-        return matches!(name, "instances" | "gateways" | "data");
+        return matches!(name, "instances" | "gateways" | "data" | BROKER);
     }
-    matches!(name, STORE | DAEMON | DAEMON_LOG | LOCK | SOCKET | "state.db-wal" | "state.db-shm" | "daemon.log.1")
-        || name == "daemon.json.new"
-        || name.starts_with("state.db.damaged-")
+    // SQLite keeps its journal beside a store, and a store that was damaged is put aside.
+    let is_of = |store: &str| {
+        name.strip_prefix(store)
+            .is_some_and(|rest| matches!(rest, "" | "-wal" | "-shm") || rest.starts_with(".damaged-"))
+    };
+    is_of(STORE)
+        || is_of(DEAD_LETTERS)
+        || matches!(name, DAEMON | DAEMON_LOG | LOCK | SOCKET | "daemon.log.1" | "daemon.json.new")
 }
 
 /// The processes that say in their environment that they belong to an instance of the system in `dir`, whoever started

@@ -81,7 +81,8 @@ fn flow(channels: &[Channel]) -> Vec<Check> {
         .filter(|one| one.state != "flowing")
         .map(|one| {
             let why = one.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            let waiting = format!("{} is {}{why}; {} messages wait", one.name, one.state, one.lag);
+            let wait = if one.lag == 1 { "message waits" } else { "messages wait" };
+            let waiting = format!("{} is {}{why}; {} {wait}", one.name, one.state, one.lag);
             match one.state.as_str() {
                 "paused" => careful(waiting, format!("`meshctl channel resume {}` delivers them", one.name)),
                 _ => {

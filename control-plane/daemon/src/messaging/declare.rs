@@ -278,13 +278,15 @@ pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declar
         }
         broker.ensure(&spec).await.map_err(about(attempt))?;
     }
-    // What came behind a subscription that is paused is paused with it.
+    // What is new of a subscription that is paused is paused, too; what was there is as operators want it.
     for ((channel, subscription), line) in lines(&states) {
-        let behind = wanted.channels.get(channel).and_then(|channel| channel.subscriptions.get(subscription));
-        let (Some(reason), Some(wanted)) = (line.paused(), behind) else { continue };
-        for behind in Behind::of(&wanted.retry).filter(|behind| behind.group() == COURIER) {
-            let name = behind.channel(channel, subscription);
-            let pause = broker.pause(&name, COURIER, Some(reason.to_owned())).await;
+        let is_wanted = wanted.channels.get(channel).and_then(|channel| channel.subscriptions.get(subscription));
+        let (Some(reason), Some(is_wanted)) = (line.paused(), is_wanted) else { continue };
+        let behind = Behind::of(&is_wanted.retry).filter(|behind| behind.group() == COURIER);
+        let behind = behind.map(|behind| (behind.channel(channel, subscription), COURIER));
+        let all = behind.chain([(channel.to_owned(), subscription)]);
+        for (name, group) in all.filter(|(name, _)| !known.contains_key(name.as_str())) {
+            let pause = broker.pause(&name, group, Some(reason.to_owned())).await;
             pause.map_err(about(format!("pause {name}")))?;
         }
     }

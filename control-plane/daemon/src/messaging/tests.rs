@@ -254,7 +254,14 @@ async fn a_pause_holds_for_a_subscription_with_everything_that_waits_behind_it()
     shop.declare(&more).await.expect("declared");
     let now = paused(shop.messaging.states().await.expect("the broker"));
     assert!(now.contains(&"c/a/retry-3 courier".to_owned()), "what comes later is paused, too: {now:?}");
+    // Made anew with fewer partitions it is paused as it was, and can be resumed.
+    more.channels.get_mut("c").expect("c").partitions = 2;
+    shop.declare(&more).await.expect("declared");
+    more.channels.get_mut("c").expect("c").partitions = 1;
+    shop.declare(&more).await.expect("declared");
+    assert_eq!(paused(shop.messaging.states().await.expect("the broker")), now);
     shop.messaging.pause("c", "a", None).await.expect("resumed");
+    shop.declare(&more).await.expect("declared");
     assert!(paused(shop.messaging.states().await.expect("the broker")).is_empty());
     assert_eq!(Behind::parse("c/a/retry-1"), Some(("c", "a", Behind::Retry(1))));
 }

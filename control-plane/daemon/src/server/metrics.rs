@@ -21,6 +21,9 @@ pub async fn metrics(Extract(shared): FromShared) -> Result<Response, Failure> {
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text(&status)).into_response())
 }
 
+/// A gauge's name, what it says, and how it is read.
+type Gauge<T> = (&'static str, &'static str, fn(&T) -> f64);
+
 /// Gauges alone need no registry: each is read off the status at the moment it is asked for.
 fn text(status: &Status) -> String {
     let mut out = String::new();
@@ -54,7 +57,7 @@ fn text(status: &Status) -> String {
         "The revision that a gateway has acknowledged.",
         &mut status.gateways.iter().map(|g| (format!("{{gateway=\"{}\"}}", g.id), g.revision as f64)),
     );
-    let channels: [(&str, &str, fn(&Channel) -> f64); 5] = [
+    let channels: [Gauge<Channel>; 5] = [
         ("depth", "Messages that the slowest subscription has not settled, retries included.", |c| c.depth as f64),
         ("kept", "Messages kept, settled or not.", |c| c.kept as f64),
         ("kept_bytes", "Keys and payloads kept.", |c| c.kept_bytes as f64),
@@ -65,7 +68,7 @@ fn text(status: &Status) -> String {
         let values = status.channels.iter().map(|channel| (format!("{{channel=\"{}\"}}", channel.name), of(channel)));
         gauge(&format!("channel_{name}"), help, &mut { values });
     }
-    let subscriptions: [(&str, &str, fn(&Subscription) -> f64); 7] = [
+    let subscriptions: [Gauge<Subscription>; 7] = [
         ("lag", "Messages in the channel that it has not settled.", |s| s.lag as f64),
         ("in_flight", "Messages with a courier.", |s| s.in_flight as f64),
         ("retrying", "Messages that wait for their next attempt.", |s| s.retrying as f64),

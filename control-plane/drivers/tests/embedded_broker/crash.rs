@@ -128,7 +128,7 @@ async fn nothing_acknowledged_is_lost_by_kill() {
     while tasks.join_next().await.is_some() {}
 
     let stored = broker.browse(CHANNEL, From::Earliest, 1_000_000).await.unwrap();
-    let count = flow.count.lock().unwrap();
+    let count = std::mem::take(&mut *flow.count.lock().unwrap());
     assert!(count.confirmed.len() > 1000 && count.settled.len() > 100, "it flowed: {}", count.confirmed.len());
     assert_eq!(count.wrong, [], "what was settled durably came again");
     let kept: BTreeMap<String, Position> =
@@ -144,7 +144,6 @@ async fn nothing_acknowledged_is_lost_by_kill() {
         assert!(count.seen.contains(&stored.position) || open.contains(&stored.position), "settled unseen");
     }
     let open = open.len() as u64;
-    drop(count);
     let state = state(&broker, CHANNEL).await;
     balanced(&state.groups[0]);
     assert_eq!(state.groups[0].unsettled, open);

@@ -96,13 +96,14 @@ async fn survey(bench: &Bench) -> ChannelState {
 
 fn damaged_files(bench: &Bench) -> usize {
     let files = fs::read_dir(bench.state.join("broker")).unwrap();
-    files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains("damaged")).count()
+    let names = files.map(|file| file.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains("damaged") && name.ends_with('Z')).count()
 }
 
 /// The group's books are short by exactly what the channel has lost of the unsettled messages.
 fn lost(state: &ChannelState) -> u64 {
     let group = &state.groups[0];
-    assert_eq!((state.accepted, group.accepted, group.processed), (4000, 4000, 2000), "counts stay: {state:?}");
+    assert_eq!((state.accepted, group.accepted), (4000, 4000), "counts stay: {state:?}");
     group.accepted - group.processed - group.unsettled
 }
 
@@ -143,15 +144,15 @@ async fn garbage_found_while_running_is_cut_out_by_the_next_start() {
     let length = file.metadata().unwrap().len();
     file.seek(SeekFrom::Start(length / 2 / 4096 * 4096)).unwrap();
     file.write_all(&vec![0xa5; usize::try_from(length / 2 / 4096 * 4096).unwrap() / 2]).unwrap();
+    bench.start_process();
+    // Whoever looks at the messages meets it; the broker ends, and is started again, as a daemon does it.
+    within("the broker's end", async {
+        while bench.is_running() {
+            let _ = bench.client().state().await;
+        }
+    })
+    .await;
     bench.up().await;
-    if damaged_files(&bench) == 0 {
-        let spec = channel("damage", 2, &["all"]);
-        let client = bench.client();
-        let consumer = consume(&client, &spec, "all", 10_000).await;
-        within("the broker's end", bench.ended()).await;
-        drop(consumer);
-        bench.up().await;
-    }
     assert_eq!(damaged_files(&bench), 1, "{}", bench.log());
     let state = survey(&bench).await;
     assert!(state.kept < 4000);

@@ -1,12 +1,13 @@
 //! A full disk: publishers are refused, consumers are served, and it ends by itself.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 
 use meshctl_drivers::broker::conformance::{
     Subject, balanced, channel, consume, message, receive, settle, state, within,
 };
-use meshctl_drivers::broker::{BrokerError, Outcome, Publish, Settlement};
+use meshctl_drivers::broker::{BrokerError, Outcome, Settlement};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -47,41 +48,44 @@ async fn a_full_disk_stops_publishers_only() {
     let (spec, other) = (channel("disk", 2, &["all"]), channel("disk-other", 1, &["all"]));
     broker.ensure(&spec).await.unwrap();
     broker.ensure(&other).await.unwrap();
-    let large = |id: &str| {
+    let sized = |id: &str, size: usize| {
         let mut publish = message(id, None);
-        publish.message.payload = vec![3; 20_000].into();
+        publish.message.payload = vec![3; size].into();
         publish
     };
     let mut confirmed = 0;
-    let why = loop {
-        let batch: Vec<Publish> = (0..3).map(|at| large(&format!("m-{}", confirmed + at))).collect();
-        match within("an answer", broker.publish(&spec.name, batch)).await {
-            Ok(_) => confirmed += 3,
+    let mut fill = async |batch: usize, size: usize| loop {
+        let messages = (0..batch).map(|at| sized(&format!("m-{}", confirmed + at), size)).collect();
+        match within("an answer", broker.publish(&spec.name, messages)).await {
+            Ok(_) => confirmed += batch,
             Err(why) => break why,
         }
-        assert!(confirmed < 1000, "the disk is never full");
+        assert!(confirmed < 10_000, "the disk is never full");
     };
+    let why = fill(3, 20_000).await;
     assert!(matches!(&why, BrokerError::Full(text) if text.contains("disk full")), "{why}");
-    // Nothing at all can be written from here on.
-    while fs::File::options()
-        .append(true)
-        .open(&ballast)
-        .is_ok_and(|mut file| std::io::Write::write_all(&mut file, &[0; 4096]).is_ok())
-    {}
+    // The rest of the disk is somebody else's, and what room the log has left is filled.
+    let mut rest = fs::File::options().append(true).open(&ballast).unwrap();
+    while rest.write_all(&[0; 4096]).is_ok() {}
+    drop(rest);
+    fill(1, 1000).await;
     let mut consumer = consume(&broker, &spec, "all", 10_000).await;
     let held = receive(&mut consumer, confirmed).await;
     settle(&consumer, &held[..confirmed / 2]).await;
-    let moved = Outcome::Moved { channel: other.name.clone(), message: held[confirmed - 1].message.clone() };
-    let moving = vec![Settlement { position: held[confirmed - 1].position, outcome: moved }];
+    let moved = Outcome::Moved { channel: other.name.clone(), message: sized("moved", 500_000).message };
+    let moving = vec![
+        Settlement { position: held[confirmed - 2].position, outcome: Outcome::Processed },
+        Settlement { position: held[confirmed - 1].position, outcome: moved },
+    ];
     let refused = within("an answer", consumer.settler.settle(moving.clone())).await;
     assert!(matches!(refused, Err(BrokerError::Full(_))), "{refused:?}");
-    let refused = within("an answer", broker.publish(&spec.name, vec![large("no")])).await;
+    let refused = within("an answer", broker.publish(&spec.name, vec![sized("no", 500_000)])).await;
     assert!(matches!(refused, Err(BrokerError::Full(_))), "{refused:?}");
     balanced(&state(&broker, &spec.name).await.groups[0]);
 
     fs::remove_file(&ballast).unwrap();
     within("room", async {
-        while broker.publish(&spec.name, vec![large("yes")]).await.is_err() {
+        while broker.publish(&spec.name, vec![sized("yes", 1000)]).await.is_err() {
             tokio::task::yield_now().await;
         }
     })
@@ -89,7 +93,7 @@ async fn a_full_disk_stops_publishers_only() {
     within("moving", consumer.settler.settle(moving)).await.expect("it still holds it");
     let group = state(&broker, &spec.name).await.groups.remove(0);
     balanced(&group);
-    let half = (confirmed / 2) as u64;
+    let half = (confirmed / 2) as u64 + 1;
     assert_eq!((group.processed, group.moved), (half, 1), "what was settled meanwhile is written now");
     bench.crash().await;
     let group = state(&broker, &spec.name).await.groups.remove(0);

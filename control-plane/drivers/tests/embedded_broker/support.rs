@@ -48,22 +48,16 @@ impl Bench {
         self.answers().await;
     }
 
+    /// Starts the process, whatever becomes of it.
+    pub fn start_process(&self) {
+        self.spawn(|command| command);
+    }
+
     fn spawn(&self, with: impl FnOnce(&mut Command) -> &mut Command) {
         let log = std::fs::File::options().create(true).append(true).open(self.state.join("log")).unwrap();
         let mut command = Command::new(executable());
         command.arg(&self.state).env_remove("PORT").stdin(Stdio::null()).stderr(log);
         *self.process.lock().unwrap() = Some(with(&mut command).spawn().unwrap());
-    }
-
-    /// Waits until the process has ended by itself, and that it said so.
-    pub async fn ended(&self) {
-        loop {
-            if let Some(status) = self.process.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
-                assert!(!status.success());
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
     }
 
     pub fn is_running(&self) -> bool {

@@ -33,15 +33,15 @@ pub(super) fn edges(topology: &Topology, ports: &mut Ports) -> Result<BTreeMap<S
     if topology.channels.is_empty() {
         return Ok(edges);
     }
-    let mut add = |caller: &str, callee: &str, within: Span| {
+    let mut add = |caller: &str, callee: &str, policy: Policy| {
         let name = edge_name(caller, callee);
         let port = ports.assign(&format!("edge/{name}")).ok_or_else(|| exhausted(ports.range))?;
         let (caller, callee) = (caller.to_owned(), callee.to_owned());
-        edges.insert(name, DesiredEdge { caller, callee, policy: policy(within), address: Some(loopback(port)) });
+        edges.insert(name, DesiredEdge { caller, callee, policy, address: Some(loopback(port)) });
         Ok::<_, String>(())
     };
     for (name, _) in topology.services.iter().filter(|(_, service)| !service.published().is_empty()) {
-        add(name, COURIER, PUBLISH_WITHIN)?;
+        add(name, COURIER, policy(PUBLISH_WITHIN))?;
     }
     let mut longest: BTreeMap<&str, Span> = BTreeMap::new();
     for (_, service, subscription) in topology.channels.values().flat_map(Written::receivers) {
@@ -49,7 +49,7 @@ pub(super) fn edges(topology: &Topology, ports: &mut Ports) -> Result<BTreeMap<S
         *within = (*within).max(subscription.timeout.unwrap_or(TIMEOUT));
     }
     for (service, within) in longest {
-        add(COURIER, service, within)?;
+        add(COURIER, service, Policy { waits: false, ..policy(within) })?;
     }
     Ok(edges)
 }
@@ -73,6 +73,7 @@ fn policy(within: Span) -> Policy {
         },
         bulkhead: BulkheadPolicy { concurrency: 100_000, queue: 0 },
         fallback: None,
+        waits: true,
     }
 }
 
@@ -242,6 +243,8 @@ channels:
         assert_eq!(channel.subscriptions["audit"].service, "billing");
         assert_eq!(desired.edges["courier:billing"].policy.deadline, Span::from_secs(20), "the longest of both");
         assert_eq!(desired.edges["orders:courier"].policy.attempt_timeout, Span::from_secs(5));
+        let waits = |edge: &str| desired.edges[edge].policy.waits;
+        assert!(waits("orders:courier") && !waits("courier:billing"));
 
         let (broker, courier) = (&desired.services["broker"], &desired.services["courier"]);
         assert!(broker.template.exclusive && broker.template.listens && broker.replicas == 1);

@@ -16,7 +16,7 @@ use meshctl_drivers::broker::{Delivery, Outcome, Position, Settlement};
 use meshctl_model::delivery::{Behind, Retry, Subscription};
 use meshctl_model::message::{Attempt, Death, DeathReason, Failure, Message, header};
 
-use super::pause::{Gate, Pause};
+use super::pause::{self, Gate, Pause};
 
 /// The longest pause that a subscriber can ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -226,7 +226,9 @@ impl Deliveries {
         self.under_way -= 1;
         let counts = match &answer {
             Answer::Failed(failed) if failed.failure != Failure::Rejected => {
-                self.pause.failed(now.nanos, &held.message.id, failed.failure, &failed.reason, probe)
+                let (message, fresh) = (&held.message.id, tries(&held.message, &held.history) == 0);
+                let (failure, reason) = (failed.failure, &failed.reason);
+                self.pause.failed(now.nanos, pause::Attempt { message, fresh, failure, reason, probe })
             }
             _ => {
                 self.pause.answered();
@@ -244,7 +246,6 @@ impl Deliveries {
             self.ready.push_back(ticket);
             return None;
         }
-        let replay = held.message.header(header::REPLAY).map(str::to_owned);
         let asked = failed.retry_after;
         let (failure, number) = (failed.failure, next_number(&held.history));
         held.history.push(Attempt {
@@ -254,9 +255,9 @@ impl Deliveries {
             reason: failed.reason,
             status: failed.status,
             duration_ms: u64::try_from(failed.duration.as_millis()).unwrap_or(u64::MAX),
-            replay: replay.clone(),
+            replay: held.message.header(header::REPLAY).map(str::to_owned),
         });
-        let attempts = held.history.iter().filter(|attempt| attempt.replay == replay).count();
+        let attempts = tries(&held.message, &held.history);
         if failure == Failure::Rejected {
             return self.dead(ticket, DeathReason::Poison, now);
         }
@@ -388,6 +389,12 @@ fn next_number(history: &[Attempt]) -> u32 {
     history.last().map_or(1, |last| last.number.saturating_add(1))
 }
 
+/// Attempts that counted since the message, or its replay, began.
+fn tries(message: &Message, history: &[Attempt]) -> usize {
+    let replay = message.header(header::REPLAY);
+    history.iter().filter(|attempt| attempt.replay.as_deref() == replay).count()
+}
+
 fn age(held: &Held, now: Now) -> Duration {
     Duration::from_nanos(nanos(now.time.duration_since(held.accepted_at)))
 }
@@ -404,4 +411,30 @@ fn pause_after(retry: &Retry, attempts: usize, chance: f64) -> (u32, Duration) {
     let factor = 1.0 + retry.jitter.0 * (2.0 * chance - 1.0);
     let pause = Duration::try_from_secs_f64(pause.as_secs_f64() * factor).unwrap_or(pause);
     (u32::try_from(tier).unwrap_or(u32::MAX), pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use meshctl_model::units::{Percent, Span};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pauses_are_those_of_the_tiers_give_or_take_their_jitter(
+            attempts in 1..100u32, backoff in prop::collection::vec(0..100_000u64, 1..16), jitter in 0.0..=1.0,
+            after in 1..100usize, chance in 0.0..1.0,
+        ) {
+            let spans = backoff.iter().map(|ms| Span::from_millis(*ms)).collect();
+            let retry = Retry { attempts, backoff: spans, jitter: Percent(jitter) };
+            let (tier, pause) = pause_after(&retry, after, chance);
+            let tiers: Vec<Behind> = Behind::of(&retry).collect();
+            prop_assert!(tiers.contains(&Behind::Retry(tier)), "a tier that nobody declared");
+            prop_assert_eq!(tier as usize, after.min(backoff.len()).min(attempts as usize));
+            let plain = backoff[tier as usize - 1] as f64 / 1000.0;
+            let off = (pause.as_secs_f64() - plain).abs();
+            prop_assert!(off <= plain * jitter + 1e-6, "{} is {} off", plain, off);
+        }
+    }
 }

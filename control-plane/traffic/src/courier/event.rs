@@ -24,8 +24,9 @@ const KEY: HeaderName = HeaderName::from_static("meshctl-key");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// Of one batch.
 const MESSAGES: usize = 10_000;
-/// Of a batch, in times the largest message.
-const LARGEST_BATCH: u64 = 16;
+/// The largest body of a batch, in times the largest message, and in bytes unless one message may be larger.
+const BATCH: u64 = 16;
+const BATCH_BYTES: u64 = 32 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -68,7 +69,10 @@ pub(crate) fn body_limit(channel: &Channel, head: &HeaderMap) -> u64 {
         Form::Binary => channel.max_message.0,
         // Attributes and the encoding of bytes add to the payload.
         Form::Structured => channel.max_message.0.saturating_mul(2).saturating_add(65_536),
-        Form::Batch | Form::Lines => channel.max_message.0.saturating_mul(LARGEST_BATCH),
+        Form::Batch | Form::Lines => {
+            let one = channel.max_message.0;
+            one.saturating_mul(BATCH).min(BATCH_BYTES).max(one)
+        }
     }
 }
 

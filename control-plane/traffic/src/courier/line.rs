@@ -20,8 +20,10 @@ use super::settle::Settling;
 use super::subscriber::Subscriber;
 use crate::clock;
 
-/// Deliveries on their way from the broker's client to their line; the broker's own limit counts those that are held.
-const ARRIVING: usize = 256;
+/// Groups of deliveries on their way from the broker's client to their line, and the largest; the broker's own limit counts
+/// those that are held.
+const ARRIVING: usize = 16;
+const AT_ONCE: usize = 64;
 /// What is held in memory at most, by the size that a channel's messages may have.
 const HELD_BYTES: u64 = 1 << 30;
 const REJOIN: Duration = Duration::from_millis(50);
@@ -44,7 +46,7 @@ pub(crate) struct Line {
 /// What a membership tells its line.
 enum News {
     Joined(Lane, mpsc::Sender<Settlement>),
-    Arrived(Lane, Delivery),
+    Arrived(Lane, Vec<Delivery>),
     Lost(Lane),
 }
 
@@ -113,7 +115,9 @@ impl Line {
                     for news in news.drain(..) {
                         match news {
                             News::Joined(lane, settle) => drop(settles.insert(lane, settle)),
-                            News::Arrived(lane, delivery) => deliveries.arrive(lane, delivery, now),
+                            News::Arrived(lane, arrived) => {
+                                arrived.into_iter().for_each(|delivery| deliveries.arrive(lane, delivery, now));
+                            }
                             News::Lost(lane) => {
                                 settles.remove(&lane);
                                 deliveries.forget(lane, now.nanos);
@@ -127,6 +131,8 @@ impl Line {
                     ending = true;
                     deliveries.end();
                 }
+                // Before the end only a panic ends one; then this line ends too, and the courier with it.
+                Some(_panicked) = memberships.join_next(), if !ending => return,
             }
         }
         // Nothing more is to be settled; the memberships end when all of it is.
@@ -173,7 +179,7 @@ struct Membership {
 
 impl Membership {
     async fn keep(mut self) {
-        let mut pause = REJOIN;
+        let mut failed = 0u32;
         loop {
             let joining = tokio::select! {
                 joining = self.broker.consume(&self.channel, &self.group, self.prefetch) => joining,
@@ -181,21 +187,21 @@ impl Membership {
             };
             match joining {
                 Ok(consumer) => {
-                    pause = REJOIN;
+                    failed = 0;
                     if self.consume(consumer).await {
                         return;
                     }
                 }
                 Err(error) => {
-                    if pause == REJOIN {
+                    if failed == 0 {
                         tracing::warn!(of = %self.of, %error, "cannot consume; trying until it works");
                     }
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        _ = self.ending.wait_for(|ending| *ending) => return,
-                    }
-                    pause = (pause * 2).min(SLOWEST_REJOIN);
+                    failed += 1;
                 }
+            }
+            tokio::select! {
+                () = tokio::time::sleep((REJOIN * 2u32.pow(failed.min(10))).min(SLOWEST_REJOIN)) => {}
+                _ = self.ending.wait_for(|ending| *ending) => return,
             }
         }
     }
@@ -207,25 +213,26 @@ impl Membership {
         let lost = Rc::new(Cell::new(false));
         let settling = Settling { of: Rc::clone(&self.of), settler: consumer.settler, lost: Rc::clone(&lost) };
         let (settle, done) = mpsc::channel(self.prefetch as usize + 1);
-        let settling = tokio::task::spawn_local(settling.run(done));
+        let mut settling = tokio::task::spawn_local(settling.run(done));
         let mut going_on = self.tell.send(News::Joined(lane, settle)).await.is_ok();
         self.report.joined();
         while going_on {
-            let delivery = tokio::select! {
-                delivery = consumer.deliveries.recv() => delivery,
+            let mut arrived = Vec::new();
+            let count = tokio::select! {
+                count = consumer.deliveries.recv_many(&mut arrived, AT_ONCE) => count,
                 _ = self.ending.wait_for(|ending| *ending) => break,
+                // Before the end only a panic ends it: without it nothing more would be settled.
+                _ = &mut settling => return true,
             };
-            going_on = match delivery {
-                Some(delivery) => tokio::select! {
-                    told = self.tell.send(News::Arrived(lane, delivery)) => told.is_ok(),
-                    _ = self.ending.wait_for(|ending| *ending) => false,
-                },
-                None => {
-                    lost.set(true);
-                    self.report.lost();
-                    let _ending = self.tell.send(News::Lost(lane)).await;
-                    return false;
-                }
+            if count == 0 {
+                lost.set(true);
+                self.report.lost();
+                let _ending = self.tell.send(News::Lost(lane)).await;
+                return false;
+            }
+            going_on = tokio::select! {
+                told = self.tell.send(News::Arrived(lane, arrived)) => told.is_ok(),
+                _ = self.ending.wait_for(|ending| *ending) => false,
             };
         }
         // The membership lasts until the last delivery is settled.

@@ -59,6 +59,8 @@ pub enum CourierRunError {
     Start(io::Error),
     #[error("{0}")]
     Subscriber(String),
+    #[error("a task of the courier cannot go on, as the log says; what it has not settled will be delivered again")]
+    Died,
 }
 
 /// What everything in this process shares.
@@ -72,7 +74,7 @@ pub(crate) struct Courier {
 /// of the runtime.
 ///
 /// # Errors
-/// When it cannot start. Once it serves, nothing ends it but being asked to.
+/// When it cannot start. Once it serves, nothing ends it but being asked to, or a task of its own that panics.
 pub fn run(options: &CourierOptions, broker: impl FnOnce() -> SharedBroker) -> Result<(), CourierRunError> {
     let config = read(&options.files.join(COURIER_CONFIG))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -103,7 +105,7 @@ fn read(path: &Path) -> Result<CourierConfig, CourierRunError> {
 /// Serves and delivers until `end`. To be called inside of a local runtime ([`tokio::runtime::LocalRuntime`]).
 ///
 /// # Errors
-/// When a subscription's address cannot be delivered to.
+/// When a subscription's address cannot be delivered to, and when a task of it panics.
 pub async fn serve(
     config: CourierConfig,
     broker: SharedBroker,
@@ -144,6 +146,7 @@ pub async fn serve(
         tokio::select! {
             () = &mut end => break,
             _ = notes.tick() => report.note(),
+            Some(_panicked) = tasks.join_next() => return Err(CourierRunError::Died),
         }
     }
     tracing::info!("the courier begins nothing more and lets what is under way end");

@@ -7,7 +7,8 @@ use meshctl_model::message::Failure;
 
 /// So many failures in a row, without a success between them,
 const IN_A_ROW: u32 = 10;
-/// of so many different messages, say that the subscriber is at fault and not the messages.
+/// of so many different messages that were tried for the first time, say that the subscriber is at fault and not the
+/// messages: those that are retried have failed before, and would keep failing together when nothing else is left.
 const MESSAGES: usize = 5;
 const FIRST_PROBE: u64 = 500_000_000;
 const SLOWEST_PROBE: u64 = 5_000_000_000;
@@ -42,6 +43,18 @@ pub(crate) enum Gate {
     Probing,
 }
 
+/// An attempt that failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt<'a> {
+    /// Its id.
+    pub(crate) message: &'a str,
+    /// Whether it is the message's first one.
+    pub(crate) fresh: bool,
+    pub(crate) failure: Failure,
+    pub(crate) reason: &'a str,
+    pub(crate) probe: bool,
+}
+
 impl Default for Pause {
     fn default() -> Self {
         Self::Flowing { failures: 0, of: Vec::new() }
@@ -66,7 +79,8 @@ impl Pause {
     }
 
     /// An attempt failed, though not because the subscriber rejected its message. Whether it counts as one.
-    pub(crate) fn failed(&mut self, now: u64, message: &str, failure: Failure, reason: &str, probe: bool) -> bool {
+    pub(crate) fn failed(&mut self, now: u64, attempt: Attempt<'_>) -> bool {
+        let Attempt { message, fresh, failure, reason, probe } = attempt;
         if probe && failure == Failure::Refused && matches!(self, Self::Paused { unreachable: true, .. }) {
             // A message that is refused each time must not keep all others from one that is back.
             *self = Self::default();
@@ -74,7 +88,7 @@ impl Pause {
         match self {
             Self::Flowing { failures, of } => {
                 *failures = failures.saturating_add(1);
-                if of.len() < MESSAGES && !of.iter().any(|known| known == message) {
+                if fresh && of.len() < MESSAGES && !of.iter().any(|known| known == message) {
                     of.push(message.to_owned());
                 }
                 let down = *failures >= IN_A_ROW && of.len() >= MESSAGES;
@@ -132,11 +146,15 @@ mod tests {
 
     const S: u64 = 1_000_000_000;
 
+    fn failed<'a>(message: &'a str, failure: Failure, reason: &'a str, probe: bool) -> Attempt<'a> {
+        Attempt { message, fresh: true, failure, reason, probe }
+    }
+
     #[test]
     fn one_that_cannot_be_reached_is_down_at_once() {
         let mut pause = Pause::default();
         assert_eq!(pause.gate(0), Gate::Open);
-        assert!(!pause.failed(S, "a", Failure::Unreachable, "nobody listens", false));
+        assert!(!pause.failed(S, failed("a", Failure::Unreachable, "nobody listens", false)));
         assert_eq!(pause.reason(), Some("nobody listens"));
         assert_eq!(pause.gate(S), Gate::Until(S + FIRST_PROBE));
         assert_eq!(pause.gate(2 * S), Gate::Probe);
@@ -146,9 +164,9 @@ mod tests {
     fn one_that_fails_is_down_after_ten_of_five() {
         let mut pause = Pause::default();
         for n in 0..9 {
-            assert!(pause.failed(0, &(n % 5).to_string(), Failure::Refused, "500", false), "{n}");
+            assert!(pause.failed(0, failed(&(n % 5).to_string(), Failure::Refused, "500", false)), "{n}");
         }
-        assert!(!pause.failed(0, "4", Failure::Timeout, "late", false));
+        assert!(!pause.failed(0, failed("4", Failure::Timeout, "late", false)));
         assert!(pause.reason().is_some_and(|why| why.contains("10 failures in a row") && why.contains("late")));
     }
 
@@ -156,18 +174,27 @@ mod tests {
     fn a_few_messages_that_fail_are_at_fault_themselves_and_a_success_begins_anew() {
         let mut pause = Pause::default();
         for n in 0..1000 {
-            assert!(pause.failed(0, &(n % 4).to_string(), Failure::Refused, "500", false), "{n}");
+            assert!(pause.failed(0, failed(&(n % 4).to_string(), Failure::Refused, "500", false)), "{n}");
         }
         assert!(!pause.answered());
         for n in 0..9 {
-            assert!(pause.failed(0, &n.to_string(), Failure::Refused, "500", false), "{n}");
+            assert!(pause.failed(0, failed(&n.to_string(), Failure::Refused, "500", false)), "{n}");
+        }
+    }
+
+    #[test]
+    fn those_that_are_retried_say_nothing_of_the_subscriber() {
+        let mut pause = Pause::default();
+        for n in 0..1000 {
+            let id = n.to_string();
+            assert!(pause.failed(0, Attempt { fresh: false, ..failed(&id, Failure::Refused, "500", false) }), "{n}");
         }
     }
 
     #[test]
     fn probes_go_one_at_a_time_and_slower_each_time() {
         let mut pause = Pause::default();
-        pause.failed(0, "a", Failure::Unreachable, "", false);
+        pause.failed(0, failed("a", Failure::Unreachable, "", false));
         let (mut now, mut gaps) = (0, Vec::new());
         for _ in 0..6 {
             let Gate::Until(at) = pause.gate(now) else { panic!("{:?}", pause.gate(now)) };
@@ -177,9 +204,9 @@ mod tests {
             pause.probe();
             assert_eq!(pause.gate(now), Gate::Probing);
             // One that began before the pause says nothing about the probe.
-            assert!(!pause.failed(now, "b", Failure::Refused, "", false));
+            assert!(!pause.failed(now, failed("b", Failure::Refused, "", false)));
             assert_eq!(pause.gate(now), Gate::Probing);
-            assert!(!pause.failed(now, "a", Failure::Timeout, "", true));
+            assert!(!pause.failed(now, failed("a", Failure::Timeout, "", true)));
         }
         assert_eq!(gaps, [5, 10, 20, 40, 50, 50]);
         assert!(pause.answered());
@@ -189,15 +216,15 @@ mod tests {
     #[test]
     fn a_refusal_shows_that_somebody_is_there_but_not_that_one_who_failed_is_well() {
         let mut pause = Pause::default();
-        pause.failed(0, "a", Failure::Unreachable, "", false);
-        assert!(!pause.failed(0, "b", Failure::Refused, "", false), "it began before");
-        assert!(pause.failed(S, "a", Failure::Refused, "", true));
+        pause.failed(0, failed("a", Failure::Unreachable, "", false));
+        assert!(!pause.failed(0, failed("b", Failure::Refused, "", false)), "it began before");
+        assert!(pause.failed(S, failed("a", Failure::Refused, "", true)));
         assert_eq!(pause.gate(S), Gate::Open);
         for n in 0..9 {
-            pause.failed(S, &n.to_string(), Failure::Refused, "", false);
+            pause.failed(S, failed(&n.to_string(), Failure::Refused, "", false));
         }
         assert!(pause.reason().is_some());
-        assert!(!pause.failed(2 * S, "a", Failure::Refused, "", true));
+        assert!(!pause.failed(2 * S, failed("a", Failure::Refused, "", true)));
         assert!(pause.reason().is_some());
     }
 }

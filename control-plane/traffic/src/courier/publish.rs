@@ -95,14 +95,16 @@ async fn accept<'a>(
             },
         )?;
     // An event without an id of its own has its message's, which is another one's if this is a duplicate.
-    let event_ids = events.messages.iter().map(|publish| {
-        let event_id = publish.message.header(header::CE_ID).unwrap_or_default();
-        (event_id != publish.message.id).then(|| event_id.to_owned())
+    let ids = events.messages.iter().map(|publish| {
+        let (id, event_id) = (&publish.message.id, publish.message.header(header::CE_ID).unwrap_or_default());
+        (id.clone(), (event_id != id).then(|| event_id.to_owned()))
     });
-    let event_ids: Vec<Option<String>> = event_ids.collect();
+    let ids: Vec<(String, Option<String>)> = ids.collect();
     let confirmed =
         if events.messages.is_empty() { Vec::new() } else { confirm(courier, name, events.messages).await? };
-    let accepted = confirmed.into_iter().zip(event_ids).map(|(Confirmed { message_id, duplicate, .. }, event_id)| {
+    let accepted = confirmed.into_iter().zip(ids).map(|(Confirmed { message_id, .. }, (id, event_id))| {
+        // What the broker calls a duplicate may be our own, sent again after an answer that did not come.
+        let duplicate = message_id != id;
         Accepted { event_id: event_id.unwrap_or_else(|| message_id.clone()), message_id, channel: name, duplicate }
     });
     Ok((accepted.collect(), events.batch))
@@ -122,22 +124,26 @@ async fn whole(body: Incoming, limit: u64) -> Result<Bytes, Problem> {
     }
 }
 
-/// Has the broker keep them.
+/// Has the broker keep them. Once it may have been kept, only what has an idempotency key is sent again.
 async fn confirm(courier: &Courier, name: &str, messages: Vec<Publish>) -> Result<Vec<Confirmed>, Problem> {
     let began = Instant::now();
+    let safe_twice = messages.iter().all(|publish| publish.idempotency_key.is_some());
     loop {
         let error = match timeout(CONFIRM, courier.broker.publish(name, messages.clone())).await {
             Ok(Ok(confirmed)) => return Ok(confirmed),
             Ok(Err(error)) => error,
             Err(_) => BrokerError::Unknown(format!("no answer within {CONFIRM:?}")),
         };
-        match error {
+        let again = match &error {
             // Between an `apply` and its declaration a channel may not be there yet.
-            BrokerError::Unreachable(_) | BrokerError::NotFound(_) if began.elapsed() < AWAY => {
-                tokio::time::sleep(TRY_AGAIN).await;
-            }
-            error => return Err(problem(name, &error)),
+            BrokerError::Unreachable(_) | BrokerError::NotFound(_) => true,
+            BrokerError::Unknown(_) => safe_twice,
+            _ => false,
+        };
+        if !again || began.elapsed() >= AWAY {
+            return Err(problem(name, &error));
         }
+        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshctl_drivers::broker::{BrokerError, Outcome, Settlement, Settler};
+use meshctl_drivers::broker::{BrokerError, Settlement, Settler};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -51,39 +51,86 @@ impl Settling {
         }
     }
 
-    /// Settles, and returns what could not be: a target that takes no more must not keep the rest from being settled.
+    /// Settles, and returns what could not be. One that is no longer ours, or whose target takes no more, must not keep the
+    /// others from being settled: a batch that is refused is tried in halves.
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Settlement> {
-        if batch.is_empty() {
-            return batch;
-        }
-        let error = match self.settler.settle(batch.clone()).await {
-            Ok(()) => return Vec::new(),
-            Err(error) => error,
-        };
-        match &error {
-            BrokerError::Lost(_) => {
-                tracing::info!(of = %self.of, count = batch.len(), %error, "these will be delivered again");
-                return Vec::new();
+        let (mut parts, mut left) = (vec![batch], Vec::new());
+        while let Some(mut part) = parts.pop() {
+            if part.is_empty() || self.lost.get() {
+                continue;
             }
-            BrokerError::Full(_) | BrokerError::NotFound(_) | BrokerError::Refused(_) if batch.len() > 1 => {}
-            _ => {
-                tracing::warn!(of = %self.of, count = batch.len(), %error, "cannot settle; trying again");
-                return batch;
-            }
-        }
-        let (here, onward): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|settlement| settlement.outcome == Outcome::Processed);
-        let mut left = Vec::new();
-        let parts = std::iter::once(here).chain(onward.into_iter().map(|one| vec![one]));
-        for part in parts.filter(|part| !part.is_empty()) {
-            match self.settler.settle(part.clone()).await {
-                Ok(()) | Err(BrokerError::Lost(_)) => {}
-                Err(error) => {
-                    tracing::warn!(of = %self.of, %error, "cannot settle; trying again");
-                    left.extend(part);
-                }
+            let Err(error) = self.settler.settle(part.clone()).await else { continue };
+            let of_one = matches!(
+                error,
+                BrokerError::Lost(_) | BrokerError::Full(_) | BrokerError::NotFound(_) | BrokerError::Refused(_)
+            );
+            if of_one && part.len() > 1 {
+                let other = part.split_off(part.len() / 2);
+                parts.extend([other, part]);
+            } else if matches!(error, BrokerError::Lost(_)) {
+                tracing::debug!(of = %self.of, %error, "it will be delivered again");
+            } else {
+                tracing::warn!(of = %self.of, count = part.len(), %error, "cannot settle; trying again");
+                left.extend(part);
             }
         }
         left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use meshctl_drivers::Pending;
+    use meshctl_drivers::broker::{Outcome, Position};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Knows what is ours, and how often a settlement of it is refused before it is taken.
+    #[derive(Default)]
+    struct Book {
+        lost: BTreeSet<u64>,
+        full: Mutex<BTreeSet<u64>>,
+        settled: Mutex<Vec<u64>>,
+    }
+
+    impl Settler for Book {
+        fn settle(&self, settlements: Vec<Settlement>) -> Pending<'_, Result<(), BrokerError>> {
+            let offsets: Vec<u64> = settlements.iter().map(|settlement| settlement.position.offset).collect();
+            Box::pin(async move {
+                if offsets.iter().any(|offset| self.lost.contains(offset)) {
+                    return Err(BrokerError::Lost("one of them".into()));
+                }
+                let mut full = self.full.lock();
+                if offsets.iter().any(|offset| full.contains(offset)) {
+                    // Alone it is taken the next time.
+                    full.retain(|offset| offsets != [*offset]);
+                    return Err(BrokerError::Full("for one of them".into()));
+                }
+                self.settled.lock().extend(offsets);
+                Ok(())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_settled_keeps_no_other_from_it() {
+        let book = Book { lost: BTreeSet::from([3, 64]), full: Mutex::new(BTreeSet::from([7, 8])), ..Book::default() };
+        let book = Arc::new(book);
+        let settling =
+            Settling { of: Rc::from("test"), settler: Arc::clone(&book) as Arc<dyn Settler>, lost: Rc::default() };
+        let (tell, done) = mpsc::channel(100);
+        for offset in 0..100 {
+            let settlement = Settlement { position: Position { partition: 0, offset }, outcome: Outcome::Processed };
+            tell.send(settlement).await.expect("room");
+        }
+        drop(tell);
+        settling.run(done).await;
+        let mut settled = book.settled.lock().clone();
+        settled.sort_unstable();
+        let all: Vec<u64> = (0..100).filter(|offset| !book.lost.contains(offset)).collect();
+        assert_eq!(settled, all, "each once");
     }
 }

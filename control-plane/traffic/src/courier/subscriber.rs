@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -22,6 +22,8 @@ use tokio::time::timeout_at;
 use super::answer;
 use super::delivery::{Answer, Failed};
 use crate::clock;
+use crate::deadline;
+use crate::problem::CAUSE;
 use crate::socket::Socket;
 use crate::trace::{self, Trace};
 
@@ -29,7 +31,8 @@ use crate::trace::{self, Trace};
 const IDLE: Duration = Duration::from_secs(4);
 /// An answer's body is read to its end, so that the connection can be used again, unless it is longer than this.
 const BODY: usize = 64 << 10;
-/// How much of it is told, in characters.
+/// How much of it is kept, in bytes, and told, in characters.
+const KEPT: usize = 2048;
 const TOLD: usize = 200;
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -42,6 +45,7 @@ pub(crate) struct Subscriber {
     channel: HeaderValue,
     subscription: HeaderValue,
     timeout: Duration,
+    deadline: HeaderValue,
     idle: RefCell<Vec<(Sender, u64)>>,
 }
 
@@ -70,6 +74,7 @@ impl Subscriber {
             channel: value(channel)?,
             subscription: value(name)?,
             timeout,
+            deadline: HeaderValue::from(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             idle: RefCell::default(),
         })
     }
@@ -102,8 +107,7 @@ impl Subscriber {
             self.put(sender);
         }
         let Some(failure) = failure else { return Answer::Processed };
-        let text = read.map(|(text, _)| text).unwrap_or_default();
-        let said = if text.is_empty() { String::new() } else { format!(": {text}") };
+        let said = said(&head.headers, &read.map(|(begin, _)| begin).unwrap_or_default());
         let retry_after = answer::retry_after(&head.headers, Timestamp::now());
         failed(failure, Some(head.status.as_u16()), retry_after, format!("answered {}{said}", head.status.as_u16()))
     }
@@ -166,6 +170,7 @@ impl Subscriber {
         headers.insert(CHANNEL, self.channel.clone());
         headers.insert(SUBSCRIPTION, self.subscription.clone());
         headers.insert(ATTEMPT, HeaderValue::from(number));
+        headers.insert(deadline::HEADER, self.deadline.clone());
         request
     }
 }
@@ -208,29 +213,38 @@ async fn connect(authority: &str) -> Result<Sender, Broken> {
     Ok(sender)
 }
 
-/// The first characters of the body, on one line, and whether it was read to its end.
-async fn read(mut body: Incoming) -> (String, bool) {
+/// The begin of the body, and whether it was read to its end.
+async fn read(mut body: Incoming) -> (Vec<u8>, bool) {
     let (mut begin, mut length) = (Vec::new(), 0);
-    let whole = loop {
-        if body.is_end_stream() {
-            break true;
-        }
+    while !body.is_end_stream() {
         match body.frame().await {
-            None => break true,
+            None => break,
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };
                 length += data.len();
-                // Four bytes are the longest character.
-                begin.extend(data.iter().take((TOLD * 4).saturating_sub(begin.len())));
+                begin.extend(data.iter().take(KEPT - begin.len()));
                 if length > BODY {
-                    break false;
+                    return (begin, false);
                 }
             }
-            Some(Err(_)) => break false,
+            Some(Err(_)) => return (begin, false),
         }
-    };
-    let text = String::from_utf8_lossy(&begin);
-    (text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TOLD).collect(), whole)
+    }
+    (begin, true)
+}
+
+/// What an answer says, on one line: what is wrong according to the gateway, if it is the gateway's answer.
+fn said(headers: &HeaderMap, body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        detail: String,
+    }
+    let cause = headers.get(CAUSE).and_then(|cause| cause.to_str().ok());
+    let document = cause.and_then(|_| serde_json::from_slice::<Document>(body).ok());
+    let text = document.map_or_else(|| String::from_utf8_lossy(body).into_owned(), |document| document.detail);
+    let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TOLD).collect();
+    let cause = cause.map_or(String::new(), |cause| format!(" {cause}"));
+    if text.is_empty() { cause } else { format!("{cause}: {text}") }
 }
 
 #[cfg(test)]
@@ -280,11 +294,25 @@ mod tests {
                 ("idempotency-key", "m1"),
                 ("meshctl-attempt", "3"),
                 ("meshctl-channel", "order.placed"),
+                ("meshctl-deadline-ms", "1000"),
                 ("meshctl-message-id", "m1"),
                 ("meshctl-replay-id", "r1"),
                 ("meshctl-subscription", "billing"),
             ]
         );
+    }
+
+    #[test]
+    fn what_an_answer_says() {
+        let of_gateway = HeaderMap::from_iter([(CAUSE, HeaderValue::from_static("noEndpoint"))]);
+        let problem = br#"{"status":503,"detail":"no instance\nof billing"}"#;
+        assert_eq!(said(&of_gateway, problem), " noEndpoint: no instance of billing");
+        assert_eq!(said(&of_gateway, b"{"), " noEndpoint: {");
+        let plain = HeaderMap::new();
+        assert_eq!(said(&plain, b""), "");
+        assert_eq!(said(&plain, b" out\n of  stock "), ": out of stock");
+        let long = "\u{e9}".repeat(1000);
+        assert_eq!(said(&plain, &long.as_bytes()[..1001]).chars().count(), 2 + TOLD);
     }
 
     #[test]

@@ -100,16 +100,16 @@ async fn show(client: &Client, preview: &Replay, select: &DeadLetterQuery, forma
 
 /// How many messages go to which subscriptions, and why they died: what somebody agrees to.
 async fn radius(client: &Client, preview: &Replay, select: &DeadLetterQuery) -> Result<String, Failure> {
-    let mut table = Table::new(["to subscription", "messages"]);
+    let mut table = Table::new(["messages", "to subscription"]);
     for (name, messages) in &preview.subscriptions {
-        table.row(vec![Cell::plain(name), Cell::plain(messages)]);
+        table.row(vec![Cell::plain(messages), Cell::plain(name)]);
     }
     let dead = "state = dead";
     let filter = select.r#where.as_ref().map_or_else(|| dead.to_owned(), |filter| format!("({filter}) and {dead}"));
     let query = DeadLetterQuery { r#where: Some(filter), group_by: Some("fingerprint".into()), ..select.clone() };
-    let mut why = Table::new(["they died of", "messages"]);
+    let mut why = Table::new(["messages", "died of"]);
     for group in client.dead_letter_groups(&query).await?.items.iter().take(WHYS) {
-        why.row(vec![Cell::plain(&group.example_error), Cell::plain(group.count)]);
+        why.row(vec![Cell::plain(group.count), Cell::plain(&group.example_error)]);
     }
     Ok(format!("{}\n{}", table.draw(None), why.draw(output::stderr_width())))
 }

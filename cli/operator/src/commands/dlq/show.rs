@@ -10,7 +10,7 @@ use crate::commands::dead_letter_ids;
 use crate::failure::{Failure, Outcome};
 use crate::kinds::Kind;
 use crate::letters::bare;
-use crate::output::{self, BOLD, Cell, Format, Table, age, document, print, styled};
+use crate::output::{BAD, BOLD, Format, age, document, print, styled};
 use crate::payload::{self, Form};
 use crate::session::Session;
 use crate::show::{self, size};
@@ -45,11 +45,11 @@ pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
     {
         return Ok(exit::OK);
     }
-    print(if *format == Format::Name { listing.names() } else { page(&letter, args.form, output::width())? })?;
+    print(if *format == Format::Name { listing.names() } else { page(&letter, args.form)? })?;
     Ok(exit::OK)
 }
 
-fn page(letter: &DeadLetter, form: Option<Form>, width: Option<u16>) -> Result<String, Failure> {
+fn page(letter: &DeadLetter, form: Option<Form>) -> Result<String, Failure> {
     let now = Timestamp::now();
     let payload = payload::bytes(letter.payload.as_ref(), letter.payload_base64.as_deref())?;
     let headers = letter.headers.as_deref().unwrap_or_default();
@@ -74,7 +74,7 @@ fn page(letter: &DeadLetter, form: Option<Form>, width: Option<u16>) -> Result<S
         page.push_str(&format!("  {:<13} {}\n", format!("{name}:"), one_line(value)));
     }
     page.push_str(&format!("\n{}\n", styled(BOLD, attempts(history.len()))));
-    page.push_str(&indented(&table(history).draw(width.map(|width| width.saturating_sub(2)))));
+    history.iter().for_each(|attempt| page.push_str(&paragraph(attempt)));
     page.push_str(&format!("\n{}\n", styled(BOLD, "headers")));
     headers.iter().for_each(|(name, value)| page.push_str(&format!("  {name}: {}\n", one_line(value))));
     let what = content_type.map(|what| format!(", {}", one_line(what))).unwrap_or_default();
@@ -87,29 +87,22 @@ fn attempts(count: usize) -> String {
     format!("{count} attempt{}", if count == 1 { "" } else { "s" })
 }
 
-fn table(history: &[Attempt]) -> Table {
-    let mut table = Table::new(["", "at", "failure", "status", "took", "why"]);
-    for attempt in history {
-        let failure = match attempt.failure {
-            Class::Rejected => "rejected",
-            Class::Refused => "refused",
-            Class::Timeout => "timeout",
-            Class::Unreachable => "unreachable",
-        };
-        let number = match &attempt.replay {
-            Some(replay) => format!("{} (replay {replay})", attempt.number),
-            None => attempt.number.to_string(),
-        };
-        table.row(vec![
-            Cell::plain(number),
-            Cell::plain(attempt.at.strftime("%Y-%m-%d %H:%M:%S%.3fZ")),
-            Cell::bad(failure),
-            Cell::maybe(attempt.status),
-            Cell::plain(show::milliseconds(attempt.duration_ms as f64)),
-            Cell::plain(&attempt.reason),
-        ]);
-    }
-    table
+/// One attempt: when, what came of it, and why, in words that are not cut off.
+fn paragraph(attempt: &Attempt) -> String {
+    let failure = match attempt.failure {
+        Class::Rejected => "rejected",
+        Class::Refused => "refused",
+        Class::Timeout => "timeout",
+        Class::Unreachable => "unreachable",
+    };
+    let status = attempt.status.map(|status| format!(" {status}")).unwrap_or_default();
+    let took = show::milliseconds(attempt.duration_ms as f64);
+    let replay = attempt.replay.as_ref().map(|replay| format!(", in replay {replay}")).unwrap_or_default();
+    let (number, at, why) = (attempt.number, attempt.at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"), one_line(&attempt.reason));
+    format!(
+        "  {number:<3} {at}  {} after {took}{replay}\n      {why}\n",
+        styled(BAD, format_args!("{failure}{status}"))
+    )
 }
 
 fn indented(text: &str) -> String {

@@ -104,7 +104,9 @@ impl Engine {
 
     fn create(&mut self, spec: ChannelSpec) -> Result<(), Fault> {
         let taken = |id: &u16| self.channels.values().any(|channel| channel.id == *id);
-        let Some(id) = (1..=MOST_CHANNELS).find(|id| !taken(id)) else {
+        // A number that nobody ever had, as long as there is one: so no removed message can be taken for one of this channel.
+        let fresh = load::next_channel(&self.database)?;
+        let Some(id) = (fresh..=MOST_CHANNELS).chain(1..=MOST_CHANNELS).find(|id| !taken(id)) else {
             return Err(BrokerError::Refused(format!("there are {MOST_CHANNELS} channels, which is the most")).into());
         };
         let bases = vec![0; spec.partitions as usize];

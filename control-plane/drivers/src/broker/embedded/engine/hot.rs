@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::channel::Channel;
-use super::{Engine, Staged, StoreError};
+use super::{Engine, Fault, Staged, StoreError, Undo};
 use crate::broker::embedded::codec::Raw;
 use crate::broker::embedded::outbox::Reply;
 use crate::broker::embedded::partitioner::partition_of;
@@ -17,9 +17,7 @@ impl Engine {
     pub(super) fn publish(&mut self, name: &str, messages: &[Incoming], reply: Reply) -> Result<(), StoreError> {
         let size = messages.iter().map(|incoming| incoming.message.size()).sum();
         if let Err(why) = self.make_room(name, size) {
-            self.metrics.refused();
-            reply.failed(&why);
-            return Ok(());
+            return self.refuse(why, reply);
         }
         let now = self.now;
         let Some(channel) = self.channels.get_mut(name) else { return Ok(()) };
@@ -49,14 +47,9 @@ impl Engine {
             Ok(accepted)
         };
         let written = write();
-        self.staged.push(Staged { reply, body: body.freeze(), holds_anyway: false });
-        match written {
-            Ok(accepted) => {
-                self.metrics.accepted(accepted);
-                Ok(())
-            }
-            Err(why) => self.failed(&why),
-        }
+        let accepted = *written.as_ref().unwrap_or(&0);
+        self.staged.push(Staged { reply, body: body.freeze(), accepted, holds_anyway: false });
+        written.map_or_else(|why| self.failed(&why), |_| Ok(()))
     }
 
     /// Stages settlements, all or none; they are answered by the commit.
@@ -67,30 +60,49 @@ impl Engine {
         reply: Reply,
     ) -> Result<(), StoreError> {
         if let Err(why) = self.may_settle(consumer, &settlements) {
-            reply.failed(&why);
-            return Ok(());
+            return self.refuse(why, reply);
         }
-        let mut holds_anyway = true;
+        // What moves must be in its new place; what does not, and all that is said with it, holds in memory too.
+        let holds_anyway = settlements.iter().all(|(_, fate)| matches!(fate, Fate::Processed));
+        let mut accepted = 0;
         let mut failed = None;
         for (position, fate) in settlements {
             let moved = matches!(fate, Fate::Moved { .. });
             self.settle_one(consumer, position, moved);
+            if !holds_anyway {
+                self.undo.push(Undo { consumer, position, moved });
+            }
             if let Fate::Moved { channel, message } = fate {
-                holds_anyway = false;
-                self.moved.push((consumer, position));
+                accepted += 1;
                 if let Err(why) = self.append_moved(&channel, &message) {
                     failed = Some(why);
                     break;
                 }
             }
         }
-        self.staged.push(Staged { reply, body: Bytes::new(), holds_anyway });
+        self.staged.push(Staged { reply, body: Bytes::new(), accepted, holds_anyway });
         failed.map_or(Ok(()), |why| self.failed(&why))
     }
 
+    /// Answers a request of which nothing was done. Where the store failed, the transaction may be gone with it, and everything
+    /// that was staged in it.
+    fn refuse(&mut self, why: Fault, reply: Reply) -> Result<(), StoreError> {
+        match why {
+            Fault::Answer(why) => {
+                self.metrics.refused();
+                reply.failed(&why);
+                Ok(())
+            }
+            Fault::Store(why) => {
+                self.staged.push(Staged { reply, body: Bytes::new(), accepted: 0, holds_anyway: false });
+                self.failed(&why)
+            }
+        }
+    }
+
     /// Whether the consumer holds all of it, and there is room for what moves.
-    fn may_settle(&mut self, consumer: u64, settlements: &[(Position, Fate)]) -> Result<(), BrokerError> {
-        let lost = |what: String| BrokerError::Lost(what);
+    fn may_settle(&mut self, consumer: u64, settlements: &[(Position, Fate)]) -> Result<(), Fault> {
+        let lost = |what: String| Fault::Answer(BrokerError::Lost(what));
         let member = self
             .members
             .get(&consumer)
@@ -148,14 +160,18 @@ impl Engine {
         self.metrics.settled(1);
     }
 
-    /// Undoes the settlement of a delivery that could not move onward.
-    pub(super) fn take_back(&mut self, consumer: u64, position: Position) {
+    /// Undoes a settlement that could not be written.
+    pub(super) fn take_back(&mut self, Undo { consumer, position, moved }: Undo) {
         let Some(member) = self.members.get_mut(&consumer) else { return };
         let Some(channel) = self.channels.get_mut(&member.channel) else { return };
         let Some(group) = channel.groups.get_mut(&member.group) else { return };
         let Some(cursor) = group.cursors.get_mut(position.partition as usize) else { return };
         cursor.kept.settled.unsettle(position.offset..position.offset + 1);
-        cursor.kept.moved -= 1;
+        if moved {
+            cursor.kept.moved -= 1;
+        } else {
+            cursor.kept.processed -= 1;
+        }
         if cursor.owner == Some(consumer) {
             cursor.held += 1;
             member.used += 1;

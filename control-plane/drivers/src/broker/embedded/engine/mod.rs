@@ -67,6 +67,8 @@ pub enum Command {
     },
     View(ViewRequest),
     Tick,
+    /// Somebody else found the file damaged.
+    Damaged(String),
     Stop,
 }
 
@@ -74,8 +76,17 @@ pub enum Command {
 struct Staged {
     reply: Reply,
     body: Bytes,
+    /// Messages that it brings.
+    accepted: u64,
     /// Whether the answer stands even when the commit fails, because all that it says is true in memory.
     holds_anyway: bool,
+}
+
+/// A settlement that does not hold without its transaction.
+struct Undo {
+    consumer: u64,
+    position: Position,
+    moved: bool,
 }
 
 pub struct Engine {
@@ -87,8 +98,8 @@ pub struct Engine {
     members: HashMap<u64, Member>,
     next_member: u64,
     staged: Vec<Staged>,
-    /// Deliveries that moved onward in this transaction: taken back when it fails.
-    moved: Vec<(u64, Position)>,
+    /// What is taken back when this transaction fails.
+    undo: Vec<Undo>,
     /// Microseconds since 1970 of this batch; never goes back.
     now: i64,
     tick: u64,
@@ -115,7 +126,7 @@ impl Engine {
             members: HashMap::new(),
             next_member: 1,
             staged: Vec::new(),
-            moved: Vec::new(),
+            undo: Vec::new(),
             now: Timestamp::now().as_microsecond(),
             tick: 0,
             full: false,
@@ -135,6 +146,7 @@ impl Engine {
                     Command::Publish { channel, messages, reply } => self.publish(&channel, &messages, reply)?,
                     Command::Settle { consumer, settlements, reply } => self.settle(consumer, settlements, reply)?,
                     Command::Stop => return self.stop(),
+                    Command::Damaged(why) => return Err(StoreError::Damaged(why)),
                     rare => {
                         self.flush()?;
                         self.rare(rare)?;
@@ -168,7 +180,7 @@ impl Engine {
             }
             Command::View(request) => self.view(request),
             Command::Tick => self.on_tick()?,
-            Command::Publish { .. } | Command::Settle { .. } | Command::Stop => {}
+            Command::Publish { .. } | Command::Settle { .. } | Command::Damaged(_) | Command::Stop => {}
         }
         Ok(())
     }
@@ -234,8 +246,9 @@ impl Engine {
                 for channel in self.channels.values_mut() {
                     channel.committed();
                 }
-                self.moved.clear();
+                self.undo.clear();
                 for staged in self.staged.drain(..) {
+                    self.metrics.accepted(staged.accepted);
                     staged.reply.done(staged.body);
                 }
                 Ok(())
@@ -286,8 +299,8 @@ impl Engine {
         for channel in self.channels.values_mut() {
             channel.rolled_back();
         }
-        for (consumer, position) in std::mem::take(&mut self.moved) {
-            self.take_back(consumer, position);
+        for undo in std::mem::take(&mut self.undo) {
+            self.take_back(undo);
         }
     }
 

@@ -3,40 +3,34 @@
 
 use rusqlite::{Connection, params};
 
-use super::Engine;
 use super::channel::Channel;
+use super::{Engine, Fault};
 use crate::broker::BrokerError;
-use crate::broker::embedded::store::{place, refusal};
+use crate::broker::embedded::store::place;
 
 /// Rows looked at in one go, so that nobody waits long for it.
 const CHUNK: u32 = 2_000;
 
 impl Engine {
     /// Makes room for so many bytes.
-    pub(super) fn make_room(&mut self, name: &str, size: u64) -> Result<(), BrokerError> {
+    pub(super) fn make_room(&mut self, name: &str, size: u64) -> Result<(), Fault> {
         let channel = self.channels.get_mut(name).ok_or_else(|| BrokerError::NotFound(format!("channel {name}")))?;
         let most = channel.spec.max_size_bytes;
         if size > most {
-            return Err(BrokerError::Refused(format!("{size} bytes are more than channel {name} may keep ({most})")));
+            let why = format!("{size} bytes are more than channel {name} may keep ({most})");
+            return Err(BrokerError::Refused(why).into());
         }
         if channel.bytes() + size <= most {
             return Ok(());
         }
         // A little more than needed, so that it is not done for every message.
         let enough = (most - size).min(most - most / 32);
-        let trimmed = (|| {
-            if self.database.is_autocommit() {
-                self.database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-            }
-            while channel.bytes() > enough && channel.trim_oldest(&self.database)? {}
-            Ok(())
-        })();
-        trimmed.map_err(|why: rusqlite::Error| refusal(&why))?;
+        begin(&self.database)?;
+        while channel.bytes() > enough && channel.trim_oldest(&self.database)? {}
         if channel.bytes() + size > most {
             let kept = channel.bytes();
-            return Err(BrokerError::Full(format!(
-                "channel {name} keeps {kept} bytes of messages that are not settled; {most} is the most"
-            )));
+            let why = format!("channel {name} keeps {kept} bytes of messages that are not settled; {most} is the most");
+            return Err(BrokerError::Full(why).into());
         }
         Ok(())
     }

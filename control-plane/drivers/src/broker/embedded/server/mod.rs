@@ -92,7 +92,7 @@ async fn run(options: &Options, folder: &Path) -> Result<(), ServeError> {
     let metrics = Arc::new(Metrics::default());
     let (engine, commands) = mpsc::channel(QUEUE);
     let (working, mut ended) = mpsc::channel::<()>(1);
-    let writer = start(folder, Arc::clone(&metrics), commands, working)?;
+    let writer = start(folder, Arc::clone(&metrics), (engine.clone(), commands), working)?;
 
     let shared =
         Shared { engine: engine.clone(), memory: Arc::new(Semaphore::new(MEMORY_KIB)), connections: Arc::default() };
@@ -145,14 +145,15 @@ type Writer = JoinHandle<Result<(), StoreError>>;
 fn start(
     folder: &Path,
     metrics: Arc<Metrics>,
-    commands: mpsc::Receiver<Command>,
+    (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     working: mpsc::Sender<()>,
 ) -> Result<Writer, ServeError> {
     let opened = open::open(folder)?;
     let database = reader(&opened.path).map_err(StoreError::from)?;
     let (views, requests) = std::sync::mpsc::sync_channel(64);
     let engine = Engine::new(opened, folder.to_owned(), views, metrics)?;
-    let viewer = std::thread::Builder::new().name("view".to_owned()).spawn(move || view::run(&database, &requests));
+    let viewer = std::thread::Builder::new().name("view".to_owned());
+    let viewer = viewer.spawn(move || view::run(&database, &requests, &sender));
     viewer.map_err(io("start", "a thread"))?;
     let writer = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let _working = working;

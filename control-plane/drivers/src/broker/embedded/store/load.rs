@@ -101,6 +101,14 @@ fn cursors(database: &Connection, group: i64) -> Result<Vec<Cursor>, rusqlite::E
     rows.collect()
 }
 
+/// The number after the highest that any channel ever had.
+pub fn next_channel(database: &Connection) -> Result<u16, rusqlite::Error> {
+    let last = database.query_row("SELECT max(seq) FROM sqlite_sequence WHERE name = 'channels'", [], |row| {
+        row.get::<_, Option<u16>>(0)
+    })?;
+    Ok(last.unwrap_or(0).saturating_add(1))
+}
+
 pub fn save_channel(database: &Connection, id: u16, spec: &ChannelSpec) -> Result<(), rusqlite::Error> {
     let json = serde_json::to_string(spec).map_err(|why| rusqlite::Error::ToSqlConversionFailure(Box::new(why)))?;
     database

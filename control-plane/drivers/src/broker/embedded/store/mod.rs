@@ -12,6 +12,7 @@ use crate::broker::{BrokerError, Position};
 mod census;
 pub mod load;
 pub mod open;
+mod pages;
 pub mod rows;
 pub mod salvage;
 pub mod view;
@@ -20,7 +21,7 @@ const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE channels (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec TEXT NOT NULL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, spec TEXT NOT NULL
 ) STRICT;
 -- first: the first offset that retention has left; next: the offset of the next message; bytes: of what is kept.
 CREATE TABLE partitions (
@@ -78,6 +79,8 @@ pub enum StoreError {
     Io { attempt: &'static str, path: PathBuf, why: io::Error },
     #[error("{path} was written by a newer meshctl (schema {schema}); run that one", path = path.display())]
     Newer { path: PathBuf, schema: i64 },
+    #[error("{0}")]
+    Damaged(String),
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -85,7 +88,11 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the file itself is broken.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Sqlite(why) if is_damage(why))
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sqlite(why) => is_damage(why),
+            Self::Io { .. } | Self::Newer { .. } => false,
+        }
     }
 }
 

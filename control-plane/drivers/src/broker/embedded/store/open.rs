@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::{SCHEMA, SCHEMA_VERSION, StoreError, salvage, writer};
+use super::{SCHEMA, SCHEMA_VERSION, StoreError, load, salvage, writer};
 use crate::broker::embedded::place::{CLEAN, DATABASE};
 
 /// The file, open.
@@ -43,6 +43,10 @@ pub fn open(folder: &Path) -> Result<Opened, StoreError> {
 
 /// Closes the file and marks it as closed properly.
 pub fn close(database: Connection, folder: &Path) -> Result<(), StoreError> {
+    // The log goes into the file now: whoever copies the file while nobody has it open has everything.
+    if let Err(why) = database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(%why, "the log stays beside the file until there is room in it");
+    }
     database.close().map_err(|(_, why)| why)?;
     let mark = folder.join(CLEAN);
     File::create(&mark).map_err(|why| StoreError::Io { attempt: "create", path: mark, why })?;
@@ -66,7 +70,8 @@ fn try_open(path: &Path, clean: bool) -> Result<Connection, StoreError> {
         0 => {
             database.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
         }
-        SCHEMA_VERSION => {}
+        // What everything depends on must be readable before anything is decided by it.
+        SCHEMA_VERSION => drop(load::channels(&database)?),
         schema => return Err(StoreError::Newer { path: path.to_owned(), schema }),
     }
     Ok(database)
@@ -81,10 +86,7 @@ fn complete(database: &Connection, path: &Path) -> Result<(), StoreError> {
     }
     let mut header = [0u8; 100];
     let mut file = File::open(path).map_err(failed)?;
-    let damaged = |why: &str| {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-        StoreError::Sqlite(rusqlite::Error::SqliteFailure(code, Some(why.to_owned())))
-    };
+    let damaged = |why: &str| StoreError::Damaged(why.to_owned());
     file.read_exact(&mut header).map_err(|_| damaged("the file ends within its header"))?;
     let pages: u64 = database.pragma_query_value(None, "page_count", |row| row.get(0))?;
     let page: u64 = database.pragma_query_value(None, "page_size", |row| row.get(0))?;
@@ -97,9 +99,5 @@ fn complete(database: &Connection, path: &Path) -> Result<(), StoreError> {
 
 fn check(database: &Connection) -> Result<(), StoreError> {
     let found: String = database.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if found == "ok" {
-        return Ok(());
-    }
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    Err(StoreError::Sqlite(rusqlite::Error::SqliteFailure(code, Some(found))))
+    if found == "ok" { Ok(()) } else { Err(StoreError::Damaged(found)) }
 }

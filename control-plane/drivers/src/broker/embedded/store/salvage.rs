@@ -1,12 +1,14 @@
 //! Saves what can be read of a damaged file: the file is set aside whole, and every row that can still be read goes into a
 //! new one. What is missing is named; counts stay as they were, so that whoever adds them up sees the loss.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
 use super::load::{Cursor, Partition};
-use super::{SCHEMA, SCHEMA_VERSION, StoreError, channel_of, load, open, place, position_of, writer};
+use super::{SCHEMA, SCHEMA_VERSION, StoreError, channel_of, load, open, pages, place, position_of, rows, writer};
 
 /// # Errors
 /// When the new file cannot be written.
@@ -31,7 +33,13 @@ pub fn salvage(path: &Path) -> Result<(), StoreError> {
     let new = writer(&fresh)?;
     new.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};"))?;
     match Connection::open(&aside) {
-        Ok(old) => copy(&old, &new)?,
+        Ok(old) => {
+            // Without this, SQLite refuses to read anything of a file that is too short.
+            old.pragma_update(None, "writable_schema", true)?;
+            // The log's pages go into the file, where they are looked for; one that cannot has none worth having.
+            let _ = old.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            copy(&old, &aside, &new)?;
+        }
         Err(why) => tracing::error!(file = %aside.display(), %why, "nothing of the damaged file can be read"),
     }
     new.execute_batch("COMMIT;")?;
@@ -59,28 +67,27 @@ const SMALL: [(&str, &str); 5] = [
     ("keys", "channel, key, at, place, id"),
 ];
 
-fn copy(old: &Connection, new: &Connection) -> Result<(), StoreError> {
+fn copy(old: &Connection, aside: &Path, new: &Connection) -> Result<(), StoreError> {
     for (table, columns) in SMALL {
-        if let Err(why) = copy_rows(old, new, table, columns, "")? {
+        if let Err(why) = copy_rows(old, new, table, columns)? {
             tracing::error!(table, %why, "a part of the damaged file cannot be read");
         }
     }
-    copy_messages(old, new)?;
+    copy_messages(aside, new)?;
     complete(new)
 }
 
-/// Copies the rows of a query until one cannot be read; the inner error is the old file's.
+/// Copies rows until one cannot be read; the inner error is the old file's.
 fn copy_rows(
     old: &Connection,
     new: &Connection,
     table: &str,
     columns: &str,
-    condition: &str,
-) -> Result<Result<Option<i64>, rusqlite::Error>, StoreError> {
+) -> Result<Result<(), rusqlite::Error>, StoreError> {
     let width = columns.split(',').count();
     let places = (1..=width).map(|at| format!("?{at}")).collect::<Vec<_>>().join(", ");
     let mut insert = new.prepare_cached(&format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})"))?;
-    let mut statement = match old.prepare(&format!("SELECT {columns} FROM {table} {condition}")) {
+    let mut statement = match old.prepare(&format!("SELECT {columns} FROM {table}")) {
         Ok(statement) => statement,
         Err(why) => return Ok(Err(why)),
     };
@@ -88,11 +95,10 @@ fn copy_rows(
         Ok(rows) => rows,
         Err(why) => return Ok(Err(why)),
     };
-    let mut last = None;
     loop {
         let row = match rows.next() {
             Ok(Some(row)) => row,
-            Ok(None) => return Ok(Ok(last)),
+            Ok(None) => return Ok(Ok(())),
             Err(why) => return Ok(Err(why)),
         };
         let values: Result<Vec<rusqlite::types::Value>, _> = (0..width).map(|at| row.get(at)).collect();
@@ -100,9 +106,6 @@ fn copy_rows(
             Ok(values) => values,
             Err(why) => return Ok(Err(why)),
         };
-        if let Some(rusqlite::types::Value::Integer(first)) = values.first() {
-            last = Some(*first);
-        }
         // A row that has become something else than its table takes is as good as gone.
         if let Err(why) = insert.execute(rusqlite::params_from_iter(values))
             && super::is_full(&why)
@@ -112,56 +115,60 @@ fn copy_rows(
     }
 }
 
-/// Messages by their places: where reading stops, it goes on behind the broken part, which is found by halving.
-fn copy_messages(old: &Connection, new: &Connection) -> Result<(), StoreError> {
-    let mut ranges: Vec<(u16, u32, Partition)> = Vec::new();
+/// Every intact message of the channels that are known, page by page: a broken tree hides none of them. Rows that retention
+/// had removed are still in unused pages, and stay removed.
+fn copy_messages(aside: &Path, new: &Connection) -> Result<(), StoreError> {
+    let channels: HashMap<u16, load::Channel> =
+        load::channels(new)?.into_iter().map(|channel| (channel.id, channel)).collect();
+    let mut known: HashMap<(u16, u32), Partition> = HashMap::new();
     {
         let mut statement = new.prepare("SELECT channel, partition, first, next, bytes FROM partitions")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            ranges.push((
-                row.get(0)?,
-                row.get(1)?,
-                Partition { first: row.get(2)?, next: row.get(3)?, bytes: row.get(4)? },
-            ));
+            let partition = Partition { first: row.get(2)?, next: row.get(3)?, bytes: row.get(4)? };
+            known.insert((row.get(0)?, row.get(1)?), partition);
         }
     }
-    for (channel, number, partition) in &ranges {
-        copy_range(old, new, place(*channel, *number, partition.first), place(*channel, *number, partition.next))?;
-    }
-    // What the partitions do not tell of, because they could not be read.
-    copy_range(old, new, 0, i64::MAX)
-}
-
-fn copy_range(old: &Connection, new: &Connection, from: i64, to: i64) -> Result<(), StoreError> {
-    const MESSAGE: &str = "place, at, crc, id, key, headers, payload";
-    // Depth first, so that rows come in order.
-    let mut todo = vec![(from, to)];
-    let mut tries = 0u32;
-    while let Some((from, to)) = todo.pop() {
-        if from >= to {
-            continue;
+    let failed = |why| StoreError::Io { attempt: "read", path: aside.to_owned(), why };
+    let file = File::open(aside).map_err(failed)?;
+    let mut strangers = 0u64;
+    pages::scan(&file, |place, at, message| {
+        let (id, position) = (channel_of(place), position_of(place));
+        let Some(channel) = channels.get(&id) else {
+            strangers += 1;
+            return Ok(());
+        };
+        let partition = known.get(&(id, position.partition));
+        if position.partition >= channel.spec.partitions
+            || partition.is_some_and(|known| !(known.first..known.next).contains(&position.offset))
+        {
+            return Ok(());
         }
-        let condition = format!("WHERE place >= {from} AND place < {to} ORDER BY place");
-        let Err(why) = copy_rows(old, new, "messages", MESSAGE, &condition)? else { continue };
-        tries += 1;
-        let last: Option<i64> = new
-            .prepare_cached("SELECT max(place) FROM messages WHERE place >= ?1 AND place < ?2")?
-            .query_row(params![from, to], |row| row.get(0))?;
-        let start = last.map_or(from, |last| last + 1);
-        if to - start <= 1 || tries > 20_000 {
-            let at = position_of(start);
-            tracing::error!(
-                channel = channel_of(start), partition = at.partition, from = at.offset, to = position_of(to - 1).offset, %why,
-                "messages cannot be read"
-            );
-            continue;
+        match rows::insert(new, place, at, &message) {
+            // An earlier copy of the page has it already.
+            Err(why) if why.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => Ok(()),
+            other => other.map_err(Salvage::Sqlite),
         }
-        let middle = start + (to - start) / 2;
-        todo.push((middle, to));
-        todo.push((start, middle));
+    })
+    .map_err(|why| match why {
+        Salvage::Io(why) => failed(why),
+        Salvage::Sqlite(why) => why.into(),
+    })?;
+    if strangers > 0 {
+        tracing::error!(messages = strangers, "messages of channels that are not known any more were left behind");
     }
     Ok(())
+}
+
+enum Salvage {
+    Io(std::io::Error),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<std::io::Error> for Salvage {
+    fn from(why: std::io::Error) -> Self {
+        Self::Io(why)
+    }
 }
 
 /// Gives every channel its partitions and every group its cursors, from the messages that are there where they are missing,

@@ -6,9 +6,11 @@ use std::sync::mpsc::Receiver;
 
 use bytes::BytesMut;
 use rusqlite::{Connection, params};
+use tokio::sync::mpsc;
 
 use super::census::Census;
 use super::{load, place, refusal, rows};
+use crate::broker::embedded::engine::Command;
 use crate::broker::embedded::outbox::Reply;
 use crate::broker::embedded::protocol::{Browse, Outgoing, json, put_stored, timestamp};
 use crate::broker::embedded::settled::Settled;
@@ -44,8 +46,8 @@ pub struct LiveGroup {
     pub settled_per_s: f64,
 }
 
-/// Answers until nobody can ask any more.
-pub fn run(database: &Connection, requests: &Receiver<ViewRequest>) {
+/// Answers until nobody can ask any more. Damage that is found here ends the broker, as it does where it writes.
+pub fn run(database: &Connection, requests: &Receiver<ViewRequest>, engine: &mpsc::Sender<Command>) {
     let mut census = Census::default();
     while let Ok(request) = requests.recv() {
         let answer = snapshot(database, |database| match &request {
@@ -54,7 +56,13 @@ pub fn run(database: &Connection, requests: &Receiver<ViewRequest>) {
         });
         match answer {
             Ok(body) => request.reply().done(body),
-            Err(why) => request.reply().failed(&why),
+            Err(why) => {
+                request.reply().failed(&why);
+                if let BrokerError::Damaged(why) = why {
+                    // Fails when it has ended already.
+                    let _ = engine.blocking_send(Command::Damaged(why));
+                }
+            }
         }
     }
 }
