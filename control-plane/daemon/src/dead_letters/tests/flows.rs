@@ -216,3 +216,22 @@ fn a_daemon_that_is_killed_half_way_is_followed_by_one_that_goes_on() {
         assert_eq!(left, []);
     });
 }
+
+#[tokio::test]
+async fn an_import_that_is_a_dry_run_reads_and_writes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = broker().await;
+    die(&broker, 0..1);
+    let daemon = Daemon::start(&folder.path().join("deadletters.db"), &broker);
+    broker.until(|broker| broker.unsettled(&behind(Behind::Dead)) == 0).await;
+    let mut export = daemon.letters.export(DeadLetterQuery::default()).await.expect("exports");
+    let mut letter = export.recv().await.expect("there is one");
+    letter.message_id = "another".into();
+    for (dry_run, changed) in [(true, 0), (false, 1)] {
+        let mut import = daemon.letters.import(Asked::default(), dry_run);
+        import.line(&serde_json::to_vec(&letter).expect("JSON")).await.expect("is a letter");
+        let outcome = import.finish().await.expect("imports");
+        assert_eq!((outcome.selected, outcome.changed, outcome.dry_run), (1, changed, dry_run));
+        assert_eq!(daemon.counts().await.imported, changed);
+    }
+}

@@ -1,13 +1,12 @@
 //! The daemon's calls about dead letters, through its real server and the typed client.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use meshctl_api::client::Client;
 use meshctl_api::error::ErrorCode;
 use meshctl_api::place::SOCKET;
 use meshctl_api::view::Version;
-use meshctl_api::view::messages::{DeadLetterOutcome, DeadLetterQuery, DeadLetterRequest, PauseRequest};
+use meshctl_api::view::messages::{DeadLetterQuery, DeadLetterRequest, PauseRequest};
 use meshctl_drivers::runtime::process::ProcessRuntime;
 use meshctl_model::message::Failure;
 use tokio::net::UnixListener;
@@ -140,24 +139,25 @@ async fn an_export_is_imported_elsewhere_as_it_was() {
         text.push('\n');
     }
     assert_eq!(text.lines().count(), 100);
-    let raw = reqwest::Client::builder().unix_socket(other.socket()).build().expect("a client");
-    let dry = raw.post("http://meshctl/v1/deadletters/import?dryRun=true").body(text.clone()).send().await;
-    let dry: DeadLetterOutcome = dry.expect("answers").json().await.expect("would import");
-    assert_eq!((dry.selected, dry.changed), (100, 0));
-    let import = |text: String| {
-        let lines = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(text))]);
-        other.import(lines, None, Duration::from_secs(60))
+    let import = async |text: &str| {
+        // In pieces that end anywhere.
+        let pieces: Vec<_> = text.as_bytes().chunks(777).map(bytes::Bytes::copy_from_slice).collect();
+        let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
+        let patience = std::time::Duration::from_secs(60);
+        other.import(futures_util::stream::iter(pieces), Some("INC-8"), patience).await
     };
-    let imported = import(text.clone()).await.expect("imports");
+    let imported = import(&text).await.expect("imports");
     assert_eq!((imported.selected, imported.changed), (100, 100));
-    let again = import(text.clone()).await.expect("imports again");
+    let again = import(&text).await.expect("imports again");
     assert_eq!((again.selected, again.changed), (100, 0));
     for letter in client.dead_letters(&DeadLetterQuery::default()).await.expect("lists").items {
         let (one, copy) = (client.dead_letter(&letter.id).await, other.dead_letter(&letter.id).await);
         assert_eq!(one, copy);
     }
     let broken = text.replacen("{\"id\"", "{\"id", 1);
-    let refused = import(broken).await.expect_err("it is broken");
+    let refused = import(&broken).await.expect_err("it is broken");
     assert_eq!(refused.code, ErrorCode::Invalid);
     assert!(refused.message.contains("line 1"), "{}", refused.message);
+    let audit = other.audit(None).await.expect("is whole").items;
+    assert_eq!(audit.iter().map(|entry| entry.outcome == "done").collect::<Vec<_>>(), [true, true, false]);
 }
