@@ -202,7 +202,7 @@ def couriers(rounds, seconds, backlog):
 
         def batch(_):
             connection = http.client.HTTPConnection(address, timeout=30)
-            connection.request("POST", path, ("x" * 100 + "\n") * 500, {"content-type": "application/x-ndjson"})
+            connection.request("POST", path, ('"' + "x" * 98 + '"\n') * 500, {"content-type": "application/x-ndjson"})
             answer = connection.getresponse()
             if answer.status != 202:
                 sys.exit(f"a batch was answered {answer.status}: {answer.read()}")
