@@ -6,7 +6,7 @@
 
 Every peer is measured by its own generator: PerfTest, ProducerPerformance and EndToEndLatency. Messages have 100 bytes. meshctl and
 RabbitMQ confirm a message when it is on the disk (fsync); Kafka as it comes confirms when it is in the page cache, and is
-measured a second time with a flush for every batch. What has no name of a peer beside it is meshctl alone: peers have no
+measured a second time with a flush for every batch; where its messages go one at a time its p99 is the queue inside its generator. What has no name of a peer beside it is meshctl alone: peers have no
 courier. The order of the three rotates; what is printed is the median over the rounds.
 """
 

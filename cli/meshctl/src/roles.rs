@@ -63,7 +63,7 @@ SIGTERM ends the daemon and leaves the services running; the next one adopts the
         files: PathBuf,
     },
 
-    /// Run a reference service on 127.0.0.1:$PORT: hello, inventory, orders
+    /// Run a reference service on 127.0.0.1:$PORT: hello, inventory, orders, billing, shipping
     #[command(after_help = "\
 Examples:
   PORT=9000 meshctl service hello
