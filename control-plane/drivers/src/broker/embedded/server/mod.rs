@@ -79,6 +79,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     if let Some(address) = options.listen.filter(|address| !address.ip().is_loopback()) {
         return Err(ServeError::NotLoopback(address));
     }
+    crate::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(io("start", "the broker's event loop"))?;
     let folder = options.state_dir.join(FOLDER);
