@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
 
 use bytes::BytesMut;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::census::Census;
-use super::{load, place, refusal, rows};
+use super::{load, refusal, rows};
 use crate::broker::embedded::engine::Command;
 use crate::broker::embedded::outbox::Reply;
 use crate::broker::embedded::protocol::{Browse, Outgoing, json, put_stored, timestamp};
@@ -92,7 +92,8 @@ impl std::convert::From<rusqlite::Error> for ViewError {
     }
 }
 
-/// How many of a partition's rows before `to` a group has yet to settle.
+/// How many of a partition's rows before `to` a group has yet to settle. Only those are looked at: behind one message that
+/// nobody settles there may be many that are.
 pub fn unsettled(
     database: &Connection,
     channel: u16,
@@ -100,30 +101,7 @@ pub fn unsettled(
     settled: &Settled,
     to: u64,
 ) -> Result<u64, rusqlite::Error> {
-    let end = settled.end().min(to);
-    Ok(between_ranges(database, channel, partition, settled, end)?
-        + rows::count(database, channel, partition, end, to)?)
-}
-
-/// The unsettled rows from the floor to before `end`, which lies within what is settled.
-pub fn between_ranges(
-    database: &Connection,
-    channel: u16,
-    partition: u32,
-    settled: &Settled,
-    end: u64,
-) -> Result<u64, rusqlite::Error> {
-    if settled.floor() >= end {
-        return Ok(0);
-    }
-    let mut statement = database.prepare_cached("SELECT place FROM messages WHERE place >= ?1 AND place < ?2")?;
-    let mut rows =
-        statement.query(params![place(channel, partition, settled.floor()), place(channel, partition, end)])?;
-    let mut open = 0;
-    while let Some(row) = rows.next()? {
-        open += u64::from(!settled.contains(super::position_of(row.get(0)?).offset));
-    }
-    Ok(open)
+    settled.gaps(to).map(|gap| rows::count(database, channel, partition, gap.start, gap.end)).sum()
 }
 
 fn state(
@@ -149,8 +127,10 @@ fn state(
             state.accepted += partition.next;
             state.kept_bytes += partition.bytes;
             state.kept += census.count(database, channel.id, number, *partition, partition.first)?;
-            let first = rows::next_after(database, channel.id, number, partition.first, partition.next)?;
-            oldest = earlier(oldest, first.map(|(_, at)| at));
+            if partition.first < partition.next {
+                let first = rows::next_after(database, channel.id, number, partition.first, partition.next)?;
+                oldest = earlier(oldest, first.map(|(_, at)| at));
+            }
         }
         state.oldest_at = oldest.and_then(|at| timestamp(at).ok());
         for (name, group) in &channel.groups {
@@ -180,11 +160,13 @@ fn group_state(
         state.skipped += cursor.skipped;
         state.rewound += cursor.rewound;
         let end = settled.end().min(partition.next);
-        state.unsettled += between_ranges(database, channel.id, number, settled, end)?;
+        state.unsettled += unsettled(database, channel.id, number, settled, end)?;
         state.unsettled += census.count(database, channel.id, number, *partition, end)?;
         // Where the first unsettled one is lost, the next row there is may be a settled one; the ranges say.
         let mut from = settled.floor();
-        while let Some((offset, at)) = rows::next_after(database, channel.id, number, from, partition.next)? {
+        while from < partition.next
+            && let Some((offset, at)) = rows::next_after(database, channel.id, number, from, partition.next)?
+        {
             if !settled.contains(offset) {
                 oldest = earlier(oldest, Some(at));
                 break;
@@ -209,10 +191,8 @@ fn earlier(one: Option<i64>, other: Option<i64>) -> Option<i64> {
 }
 
 fn browse(database: &Connection, browse: &Browse) -> Result<bytes::Bytes, ViewError> {
-    let channels = load::channels(database)?;
-    let channel = channels.iter().find(|channel| channel.spec.name == browse.channel);
     let missing = || ViewError::Answer(BrokerError::NotFound(format!("channel {}", browse.channel)));
-    let channel = channel.ok_or_else(missing)?;
+    let channel = load::channel(database, &browse.channel)?.ok_or_else(missing)?;
     let limit = match browse.from {
         From::Last(count) => count.min(browse.limit),
         _ => browse.limit,
