@@ -1,7 +1,8 @@
 //! Questions about everything, answered by a thread and connection of their own, so that they hold up nobody: each answer is
 //! from one snapshot of the file, which is one instant.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::mpsc::Receiver;
 
 use bytes::BytesMut;
@@ -197,49 +198,91 @@ fn browse(database: &Connection, browse: &Browse) -> Result<bytes::Bytes, ViewEr
         From::Last(count) => count.min(browse.limit),
         _ => browse.limit,
     } as usize;
-    // Each partition gives its part, then all are brought into the order of acceptance.
-    let mut found: Vec<(i64, u32, u64, BytesMut)> = Vec::new();
+    let backwards = matches!(browse.from, From::Last(_));
+    let mut ranges = Vec::with_capacity(channel.partitions.len());
     for (number, partition) in channel.partitions.iter().enumerate() {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let (first, next) = (partition.first, partition.next);
         let start = match browse.from {
-            From::Earliest => first,
-            From::Last(_) => first.max(next.saturating_sub(limit as u64)),
+            From::Earliest | From::Last(_) => first,
             From::At(position) if position.partition == number => position.offset.max(first),
-            From::At(_) => continue,
+            From::At(_) => next,
             From::Time(at) => rows::first_since(database, channel.id, number, first, next, at.as_microsecond())?,
         };
-        let (mut left, mut bytes) = (limit, 0);
-        if left == 0 {
-            continue;
-        }
-        rows::scan(database, channel.id, number, start, next, |offset, row| {
-            let Some(row) = row else { return true };
-            let open = |group: &&String| {
-                let cursor = channel.groups.get(*group).and_then(|group| group.cursors.get(number as usize));
-                cursor.is_some_and(|cursor| !cursor.settled.contains(offset))
-            };
-            let unsettled_by: Vec<&str> = channel.groups.keys().filter(open).map(String::as_str).collect();
-            let mut out = BytesMut::new();
-            let position = Position { partition: number, offset };
-            let rows::Kept { at, id, key, headers, payload, .. } = row;
-            put_stored(&mut out, &Outgoing { position, at, id, key, headers, payload }, &unsettled_by);
-            bytes += out.len();
-            found.push((at, number, offset, out));
-            left -= 1;
-            left > 0 && bytes < BROWSE_BYTES
-        })?;
+        ranges.push(start..next);
     }
-    found.sort_by_key(|(at, partition, offset, _)| (*at, *partition, *offset));
-    if matches!(browse.from, From::Last(_)) {
-        found.drain(..found.len().saturating_sub(limit));
+    // The next message of each partition, by the order of acceptance: whatever ends the answer, nothing is left out within it.
+    let mut ahead = BTreeSet::new();
+    for (number, range) in (0..).zip(&ranges) {
+        ahead.extend(outermost(database, channel.id, number, range, backwards)?);
     }
-    let mut body = BytesMut::new();
-    for (.., message) in found.into_iter().take(limit) {
-        if body.len() + message.len() > BROWSE_BYTES && !body.is_empty() {
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    while let Some((_, number, offset)) = if backwards { ahead.pop_last() } else { ahead.pop_first() } {
+        if messages.len() >= limit {
             break;
         }
-        body.extend_from_slice(&message);
+        let message = message(database, &channel, number, offset)?;
+        let size = message.as_ref().map_or(0, BytesMut::len);
+        if bytes > 0 && bytes + size > BROWSE_BYTES {
+            break;
+        }
+        bytes += size;
+        messages.extend(message);
+        let Some(range) = ranges.get_mut(number as usize) else { continue };
+        if backwards {
+            range.end = offset;
+        } else {
+            range.start = offset + 1;
+        }
+        ahead.extend(outermost(database, channel.id, number, range, backwards)?);
     }
+    if backwards {
+        messages.reverse();
+    }
+    let mut body = BytesMut::with_capacity(bytes);
+    messages.iter().for_each(|message| body.extend_from_slice(message));
     Ok(body.freeze())
+}
+
+/// The first row of a range, or the last one: when it was accepted, and where it is.
+fn outermost(
+    database: &Connection,
+    channel: u16,
+    partition: u32,
+    range: &Range<u64>,
+    last: bool,
+) -> Result<Option<(i64, u32, u64)>, rusqlite::Error> {
+    if range.is_empty() {
+        return Ok(None);
+    }
+    let found = if last {
+        rows::last_before(database, channel, partition, range.start, range.end)?
+    } else {
+        rows::next_after(database, channel, partition, range.start, range.end)?
+    };
+    Ok(found.map(|(offset, at)| (at, partition, offset)))
+}
+
+/// A message as an answer has it; `None` when its row is damaged.
+fn message(
+    database: &Connection,
+    channel: &load::Channel,
+    partition: u32,
+    offset: u64,
+) -> Result<Option<BytesMut>, rusqlite::Error> {
+    let open = |group: &&String| {
+        let cursor = channel.groups.get(*group).and_then(|group| group.cursors.get(partition as usize));
+        cursor.is_some_and(|cursor| !cursor.settled.contains(offset))
+    };
+    let mut message = None;
+    rows::scan(database, channel.id, partition, offset, offset + 1, |offset, row| {
+        if let Some(rows::Kept { at, id, key, headers, payload, .. }) = row {
+            let unsettled_by: Vec<&str> = channel.groups.keys().filter(open).map(String::as_str).collect();
+            let position = Position { partition, offset };
+            let out = message.insert(BytesMut::new());
+            put_stored(out, &Outgoing { position, at, id, key, headers, payload }, &unsettled_by);
+        }
+        false
+    })?;
+    Ok(message)
 }
