@@ -4,7 +4,7 @@
 //! Invariant: nothing is answered, and no message is delivered, before the transaction that holds it is durable. The one
 //! exception: where the disk is full, "processed" counts in memory until it can be written; at worst it is delivered again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -26,6 +26,7 @@ mod admin;
 mod channel;
 mod deliver;
 mod hot;
+mod leftovers;
 mod members;
 mod retention;
 
@@ -95,6 +96,8 @@ pub struct Engine {
     views: SyncSender<ViewRequest>,
     metrics: Arc<Metrics>,
     channels: HashMap<String, Channel>,
+    /// Channels that are gone, but not wholly.
+    leftovers: BTreeSet<u16>,
     members: HashMap<u64, Member>,
     next_member: u64,
     staged: Vec<Staged>,
@@ -115,7 +118,8 @@ impl Engine {
         metrics: Arc<Metrics>,
     ) -> Result<Self, StoreError> {
         let channels = load::channels(&opened.database)?;
-        let channels =
+        let leftovers = leftovers::find(&opened.database, |id| channels.iter().any(|channel| channel.id == id))?;
+        let channels: HashMap<String, Channel> =
             channels.into_iter().map(|kept| (kept.spec.name.clone(), Channel::of(kept, opened.clean))).collect();
         Ok(Self {
             database: opened.database,
@@ -123,6 +127,7 @@ impl Engine {
             views,
             metrics,
             channels,
+            leftovers,
             members: HashMap::new(),
             next_member: 1,
             staged: Vec::new(),
@@ -206,7 +211,7 @@ impl Engine {
             self.channels.values_mut().for_each(Channel::touch);
             self.flush()?;
         }
-        match self.retain() {
+        match self.retain().and_then(|()| self.sweep()) {
             Err(why) if is_damage(&why) => return Err(why.into()),
             Err(why) => {
                 self.roll_back();
