@@ -32,7 +32,11 @@ where
     let (outbox, out) = Outbox::new(id);
     let writer = tokio::spawn(self::write(write, out, Arc::clone(&outbox), shared.engine.clone()));
     let mut buffer = BytesMut::with_capacity(CHUNK);
-    if let Err(why) = talk(&mut read, &mut buffer, &outbox, &shared).await {
+    let ended = tokio::select! {
+        ended = talk(&mut read, &mut buffer, &outbox, &shared) => ended,
+        () = outbox.overflown() => Err(Ended::Protocol("what it is sent is not read")),
+    };
+    if let Err(why) = ended {
         tracing::debug!(connection = id, %why, "a client's connection ended");
     }
     let _ = shared.engine.send(Command::Gone { connection: id }).await;
