@@ -48,7 +48,7 @@ impl Engine {
         };
         let written = write();
         let accepted = *written.as_ref().unwrap_or(&0);
-        self.staged.push(Staged { reply, body: body.freeze(), accepted, holds_anyway: false });
+        self.staged.push(Staged { reply, body: body.freeze(), accepted, settled: 0, holds_anyway: false });
         written.map_or_else(|why| self.failed(&why), |_| Ok(()))
     }
 
@@ -64,6 +64,7 @@ impl Engine {
         }
         // What moves must be in its new place; what does not, and all that is said with it, holds in memory too.
         let holds_anyway = settlements.iter().all(|(_, fate)| matches!(fate, Fate::Processed));
+        let settled = settlements.len() as u64;
         let mut accepted = 0;
         let mut failed = None;
         for (position, fate) in settlements {
@@ -80,7 +81,7 @@ impl Engine {
                 }
             }
         }
-        self.staged.push(Staged { reply, body: Bytes::new(), accepted, holds_anyway });
+        self.staged.push(Staged { reply, body: Bytes::new(), accepted, settled, holds_anyway });
         failed.map_or(Ok(()), |why| self.failed(&why))
     }
 
@@ -94,7 +95,7 @@ impl Engine {
                 Ok(())
             }
             Fault::Store(why) => {
-                self.staged.push(Staged { reply, body: Bytes::new(), accepted: 0, holds_anyway: false });
+                self.staged.push(Staged { reply, body: Bytes::new(), accepted: 0, settled: 0, holds_anyway: false });
                 self.failed(&why)
             }
         }
@@ -157,7 +158,6 @@ impl Engine {
         group.settled.add(now, 1);
         group.ready = true;
         cursor.hand_over();
-        self.metrics.settled(1);
     }
 
     /// Undoes a settlement that could not be written.

@@ -79,6 +79,8 @@ struct Staged {
     body: Bytes,
     /// Messages that it brings.
     accepted: u64,
+    /// Messages that it settles.
+    settled: u64,
     /// Whether the answer stands even when the commit fails, because all that it says is true in memory.
     holds_anyway: bool,
 }
@@ -254,6 +256,7 @@ impl Engine {
                 self.undo.clear();
                 for staged in self.staged.drain(..) {
                     self.metrics.accepted(staged.accepted);
+                    self.metrics.settled(staged.settled);
                     staged.reply.done(staged.body);
                 }
                 Ok(())
@@ -279,6 +282,7 @@ impl Engine {
         }
         for staged in std::mem::take(&mut self.staged) {
             if staged.holds_anyway && is_full(why) {
+                self.metrics.settled(staged.settled);
                 staged.reply.done(staged.body);
             } else {
                 self.metrics.refused();
