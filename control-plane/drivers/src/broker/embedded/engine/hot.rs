@@ -16,7 +16,14 @@ impl Engine {
     /// Stages a publish; it is answered by the commit.
     pub(super) fn publish(&mut self, name: &str, messages: &[Incoming], reply: Reply) -> Result<(), StoreError> {
         let size = messages.iter().map(|incoming| incoming.message.size()).sum();
-        if let Err(why) = self.make_room(name, size) {
+        let room = match self.make_room(name, size) {
+            // What is kept already needs no room: who publishes it again is to hear that it is there.
+            Err(Fault::Answer(BrokerError::Full(_) | BrokerError::Refused(_))) => {
+                self.make_room_for_new(name, messages)
+            }
+            other => other,
+        };
+        if let Err(why) = room {
             return self.refuse(why, reply);
         }
         let now = self.now;
@@ -50,6 +57,21 @@ impl Engine {
         let accepted = *written.as_ref().unwrap_or(&0);
         self.staged.push(Staged { reply, body: body.freeze(), accepted, settled: 0, holds_anyway: false });
         written.map_or_else(|why| self.failed(&why), |_| Ok(()))
+    }
+
+    fn make_room_for_new(&mut self, name: &str, messages: &[Incoming]) -> Result<(), Fault> {
+        let Some(channel) = self.channels.get(name) else { return Ok(()) };
+        let (mut new, mut size) = (false, 0);
+        for incoming in messages {
+            let key = incoming.idempotency_key.as_deref().map(std::str::from_utf8).transpose();
+            let key = key.map_err(rusqlite::Error::from)?;
+            let kept = key.map(|key| channel.earlier(&self.database, key, self.now)).transpose()?.flatten();
+            if kept.is_none() {
+                new = true;
+                size += incoming.message.size();
+            }
+        }
+        if new { self.make_room(name, size) } else { Ok(()) }
     }
 
     /// Stages settlements, all or none; they are answered by the commit.
