@@ -11,7 +11,6 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
@@ -19,11 +18,12 @@ use super::metrics::Metrics;
 use super::outbox::Reply;
 use super::protocol::{Ask, Fate, Incoming, kind};
 use super::store::view::ViewRequest;
-use super::store::{StoreError, is_damage, is_full, load, open, refusal};
+use super::store::{StoreError, is_damage, is_full, load, open, refusal, rows};
 use crate::broker::{BrokerError, Position};
 
 mod admin;
 mod channel;
+mod clock;
 mod deliver;
 mod hot;
 mod leftovers;
@@ -31,6 +31,7 @@ mod members;
 mod retention;
 
 use channel::Channel;
+use clock::Clock;
 pub use members::Join;
 use members::Member;
 
@@ -105,7 +106,8 @@ pub struct Engine {
     staged: Vec<Staged>,
     /// What is taken back when this transaction fails.
     undo: Vec<Undo>,
-    /// Microseconds since 1970 of this batch; never goes back.
+    clock: Clock,
+    /// Microseconds since 1970 of this batch, by the clock.
     now: i64,
     tick: u64,
     /// Whether the last commit found the disk full.
@@ -121,6 +123,7 @@ impl Engine {
     ) -> Result<Self, StoreError> {
         let channels = load::channels(&opened.database)?;
         let leftovers = leftovers::find(&opened.database, |id| channels.iter().any(|channel| channel.id == id))?;
+        let clock = Clock::behind(newest(&opened.database, &channels)?);
         let channels: HashMap<String, Channel> =
             channels.into_iter().map(|kept| (kept.spec.name.clone(), Channel::of(kept, opened.clean))).collect();
         Ok(Self {
@@ -134,7 +137,8 @@ impl Engine {
             next_member: 1,
             staged: Vec::new(),
             undo: Vec::new(),
-            now: Timestamp::now().as_microsecond(),
+            now: clock.now(),
+            clock,
             tick: 0,
             full: false,
         })
@@ -147,7 +151,7 @@ impl Engine {
     pub fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
         let mut batch = Vec::with_capacity(BATCH);
         while commands.blocking_recv_many(&mut batch, BATCH) > 0 {
-            self.now = self.now.max(Timestamp::now().as_microsecond());
+            self.now = self.clock.now();
             for command in batch.drain(..) {
                 match command {
                     Command::Publish { channel, messages, reply } => self.publish(&channel, &messages, reply)?,
@@ -326,6 +330,22 @@ impl Engine {
         }
         open::close(self.database, &self.folder)
     }
+}
+
+/// When the newest message was accepted, in microseconds since 1970. A damaged one may say anything.
+fn newest(database: &Connection, channels: &[load::Channel]) -> Result<i64, rusqlite::Error> {
+    let mut newest = 0;
+    for channel in channels {
+        for (number, partition) in (0..).zip(&channel.partitions) {
+            let last = rows::last_before(database, channel.id, number, partition.first, partition.next)?;
+            let Some((last, _)) = last else { continue };
+            rows::scan(database, channel.id, number, last, last + 1, |_, row| {
+                newest = row.map_or(newest, |row| newest.max(row.at));
+                false
+            })?;
+        }
+    }
+    Ok(newest)
 }
 
 /// Why a rare request was not done.
