@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub mod broker;
+pub mod descriptors;
 pub mod gateway;
 pub mod registry;
 pub mod runtime;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use meshctl_drivers::gateway::embedded::place::ADMIN_SOCKET;
 use meshctl_model::snapshot::Snapshot;
-use rustix::process::{Resource, Rlimit};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -64,7 +63,7 @@ pub enum GatewayRunError {
 /// When it cannot start. Once it serves, nothing ends it but being asked to, or a thread of its own that panics.
 pub fn run(options: GatewayOptions) -> Result<(), GatewayRunError> {
     let folder = |why| GatewayRunError::Folder { path: options.dir.clone(), why };
-    raise_descriptor_limit();
+    meshctl_drivers::descriptors::raise_limit();
     std::fs::create_dir_all(&options.dir).map_err(folder)?;
     let inheritance =
         handover::take(&options.dir).map_err(|why| GatewayRunError::Handover { path: options.dir.clone(), why })?;
@@ -208,14 +207,4 @@ fn serve_metrics(address: SocketAddr, beside: bool, control: Rc<Control>) -> io:
             }
         }
     }))
-}
-
-/// Connections are descriptors; the soft limit is usually made for programs that have few.
-fn raise_descriptor_limit() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    if let Err(error) =
-        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-    {
-        tracing::warn!(%error, ?limit, "cannot raise the limit of open descriptors");
-    }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Courier {
 /// When it cannot start. Once it serves, nothing ends it but being asked to, or a task of its own that panics.
 pub fn run(options: &CourierOptions, broker: impl FnOnce() -> SharedBroker) -> Result<(), CourierRunError> {
     let config = read(&options.files.join(COURIER_CONFIG))?;
+    // Each subscription has connections of its own, to the broker and to its service.
+    meshctl_drivers::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())

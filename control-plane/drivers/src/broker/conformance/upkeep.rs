@@ -114,13 +114,14 @@ pub(super) async fn refuses_when_full(broker: SharedBroker) {
     fresh(&broker, &spec).await;
     let large = |id: usize| {
         let message = Message { id: format!("{id}"), payload: vec![1; 10_000].into(), ..Message::default() };
-        vec![Publish { message, idempotency_key: None }]
+        vec![Publish { message, idempotency_key: Some(format!("key-{id}")) }]
     };
     for id in 0..5 {
         publish(&broker, &spec, large(id)).await;
     }
     let refused = within("a refusal", broker.publish(&spec.name, large(5))).await;
     assert!(matches!(refused, Err(BrokerError::Full(_))), "{refused:?}");
+    assert!(publish(&broker, &spec, large(4)).await[0].duplicate, "what is kept needs no room");
     assert_eq!(state(&broker, &spec.name).await.accepted, 5);
     let mut consumer = consume(&broker, &spec, "all", 10).await;
     let held = receive(&mut consumer, 5).await;

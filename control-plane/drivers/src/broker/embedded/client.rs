@@ -9,14 +9,13 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 use tokio::sync::{Mutex, mpsc};
 
-use super::codec::LONGEST_FRAME;
 use super::link::Link;
 use super::place::FOLDER;
 use super::protocol::{Ask, Browse, Consume, confirmed, json, kind, malformed, put_publish, put_settle, stored};
 use crate::Pending;
 use crate::broker::{
-    Broker, BrokerError, ChannelSpec, ChannelState, Confirmed, Consumer, From, Publish, Seek, Settlement, Settler,
-    Stored,
+    Broker, BrokerError, ChannelSpec, ChannelState, Confirmed, Consumer, From, Outcome, Publish, Seek, Settlement,
+    Settler, Stored,
 };
 
 /// After so long a silence either side takes the other for dead.
@@ -60,7 +59,8 @@ impl Client {
     }
 
     async fn ask(&self, ask: Ask) -> Result<Bytes, BrokerError> {
-        self.link().await?.request(kind::ASK, |out| out.put_slice(&json(&ask))).await
+        let ask = json(&ask);
+        self.link().await?.request(kind::ASK, ask.len(), |out| out.put_slice(&ask)).await
     }
 }
 
@@ -82,13 +82,9 @@ impl Broker for Client {
             if messages.is_empty() {
                 return Ok(Vec::new());
             }
-            let size: usize = messages.iter().map(|publish| size_of_message(&publish.message)).sum();
-            if size > LONGEST_FRAME {
-                let why = format!("{} messages of {size} bytes at once are too many; publish fewer", messages.len());
-                return Err(BrokerError::Refused(why));
-            }
+            let size = 8 + channel.len() + messages.iter().map(size_of_publish).sum::<usize>();
             let link = self.link().await?;
-            let body = link.request(kind::PUBLISH, |out| put_publish(out, channel, &messages)).await?;
+            let body = link.request(kind::PUBLISH, size, |out| put_publish(out, channel, &messages)).await?;
             confirmed(body).map_err(|why| malformed("the broker's confirmation", why))
         })
     }
@@ -104,7 +100,8 @@ impl Broker for Client {
             let (sender, deliveries) = mpsc::channel(prefetch.max(1) as usize);
             let link = Arc::new(Link::connect(&self.address, self.session, Some(sender)).await?);
             let consume = Consume { channel: channel.to_owned(), group: group.to_owned(), prefetch: prefetch.max(1) };
-            let body = link.request(kind::CONSUME, |out| out.put_slice(&json(&consume))).await?;
+            let consume = json(&consume);
+            let body = link.request(kind::CONSUME, consume.len(), |out| out.put_slice(&consume)).await?;
             let id = body.first_chunk().map(|id| u64::from_be_bytes(*id));
             let id = id.ok_or_else(|| malformed("the broker's answer", "it is too short"))?;
             Ok(Consumer { deliveries, settler: Arc::new(LinkSettler { link, id }) })
@@ -135,8 +132,8 @@ impl Broker for Client {
 
     fn browse<'a>(&'a self, channel: &'a str, from: From, limit: u32) -> Pending<'a, Result<Vec<Stored>, BrokerError>> {
         Box::pin(async move {
-            let browse = Browse { channel: channel.to_owned(), from, limit };
-            let body = self.link().await?.request(kind::BROWSE, |out| out.put_slice(&json(&browse))).await?;
+            let browse = json(&Browse { channel: channel.to_owned(), from, limit });
+            let body = self.link().await?.request(kind::BROWSE, browse.len(), |out| out.put_slice(&browse)).await?;
             stored(body).map_err(|why| malformed("the broker's messages", why))
         })
     }
@@ -146,6 +143,17 @@ impl Broker for Client {
 fn size_of_message(message: &meshctl_model::message::Message) -> usize {
     let headers: usize = message.headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
     64 + message.id.len() + message.key.as_ref().map_or(0, String::len) + headers + message.payload.len()
+}
+
+fn size_of_publish(publish: &Publish) -> usize {
+    publish.idempotency_key.as_ref().map_or(0, String::len) + size_of_message(&publish.message)
+}
+
+fn size_of_settlement(settlement: &Settlement) -> usize {
+    13 + match &settlement.outcome {
+        Outcome::Processed => 0,
+        Outcome::Moved { channel, message } => 4 + channel.len() + size_of_message(message),
+    }
 }
 
 /// Holds its connection: when it is dropped, the consumer is gone.
@@ -160,7 +168,8 @@ impl Settler for LinkSettler {
             if settlements.is_empty() {
                 return Ok(());
             }
-            let asked = self.link.request(kind::SETTLE, |out| put_settle(out, self.id, &settlements)).await;
+            let size = 12 + settlements.iter().map(size_of_settlement).sum::<usize>();
+            let asked = self.link.request(kind::SETTLE, size, |out| put_settle(out, self.id, &settlements)).await;
             match asked {
                 // Whoever has no connection any more has no deliveries.
                 Err(BrokerError::Unreachable(why)) => Err(BrokerError::Lost(why)),

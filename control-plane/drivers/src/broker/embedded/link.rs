@@ -1,4 +1,4 @@
-//! One connection to a broker: requests out, answers and deliveries in, a ping where nothing else is said. It is never
+//! One connection to a broker: requests out, answers and deliveries in, a ping now and then. It is never
 //! mended; whoever needs one makes another.
 
 use std::collections::HashMap;
@@ -9,16 +9,18 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::client::Address;
-use super::codec::{Frame, LONGEST_FRAME, frame};
+use super::codec::{FRAME_HEAD, Frame, LONGEST_FRAME, frame};
 use super::place::{SOCKET, SocketPath};
 use super::protocol::{Hello, VERSION, deliveries, json, kind};
 use crate::broker::{BrokerError, Delivery};
 
 /// Frames that wait to be written; publishers wait behind them.
 const QUEUE: usize = 1024;
+/// Requests in memory that are not written yet, in KiB: two of the longest.
+const MEMORY_KIB: usize = 2 * (LONGEST_FRAME >> 10) + 2;
 const CHUNK: usize = 64 << 10;
 /// How long a broker may take to accept a connection.
 const CONNECTING: Duration = Duration::from_secs(5);
@@ -26,9 +28,16 @@ const CONNECTING: Duration = Duration::from_secs(5);
 type Answer = Result<Bytes, BrokerError>;
 
 pub struct Link {
-    frames: mpsc::Sender<Bytes>,
+    frames: mpsc::Sender<Request>,
+    memory: Arc<Semaphore>,
     waiting: Arc<Waiting>,
     next: AtomicU64,
+}
+
+/// A request on its way, and the memory that it holds until it is written.
+struct Request {
+    frame: Bytes,
+    _memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Who waits for answers; `None` once there will be none.
@@ -82,7 +91,7 @@ impl Link {
             let link = connecting.await?;
             let session_ms = u64::try_from(session.as_millis()).unwrap_or(u64::MAX);
             let hello = json(&Hello { version: VERSION, session_ms });
-            match link.request(kind::HELLO, |out| out.put_slice(&hello)).await {
+            match link.request(kind::HELLO, hello.len(), |out| out.put_slice(&hello)).await {
                 Ok(_) => Ok(link),
                 Err(BrokerError::Unknown(why)) => Err(unreachable(why)),
                 Err(other) => Err(other),
@@ -101,21 +110,24 @@ impl Link {
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
         tokio::spawn(write_all(write, out, session / 3));
         tokio::spawn(read_all(read, Arc::clone(&waiting), session, deliveries, frames.downgrade()));
-        Self { frames, waiting, next: AtomicU64::new(1) }
+        Self { frames, memory: Arc::new(Semaphore::new(MEMORY_KIB)), waiting, next: AtomicU64::new(1) }
     }
 
     pub fn is_closed(&self) -> bool {
         self.waiting.with(|all| all.is_none())
     }
 
-    pub async fn request(&self, kind: u8, write: impl FnOnce(&mut BytesMut)) -> Answer {
+    /// Asks; `size` is the most that `write` appends, and known before, so that what is too long is never made.
+    pub async fn request(&self, kind: u8, size: usize, write: impl FnOnce(&mut BytesMut)) -> Answer {
         let closed = || BrokerError::Unreachable("the connection is closed".to_owned());
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let frame = frame(kind, id, write);
-        if frame.len() > LONGEST_FRAME {
-            let why = format!("{} bytes in one request are too many; {LONGEST_FRAME} is the most", frame.len());
+        if size > LONGEST_FRAME - FRAME_HEAD {
+            let why = format!("{size} bytes in one request are too many; {LONGEST_FRAME} is the most");
             return Err(BrokerError::Refused(why));
         }
+        let kib = u32::try_from(size >> 10).unwrap_or(u32::MAX) + 1;
+        let memory = Arc::clone(&self.memory).acquire_many_owned(kib).await.ok();
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let request = Request { frame: frame(kind, id, write), _memory: memory };
         // A place in the queue first: so long as it is waited for, nothing has happened.
         let place = self.frames.reserve().await.map_err(|_| closed())?;
         let (answer, answered) = oneshot::channel();
@@ -123,26 +135,33 @@ impl Link {
         if !entered {
             return Err(closed());
         }
-        place.send(frame);
+        place.send(request);
         answered.await.unwrap_or_else(|_| Err(BrokerError::Unknown("the connection ended".to_owned())))
     }
 }
 
 /// Ends when the link is dropped, which closes the connection.
-async fn write_all<W: AsyncWrite + Unpin>(mut write: W, mut frames: mpsc::Receiver<Bytes>, pause: Duration) {
+async fn write_all<W: AsyncWrite + Unpin>(mut write: W, mut frames: mpsc::Receiver<Request>, pause: Duration) {
     let mut waiting = Vec::with_capacity(256);
     let mut together = BytesMut::with_capacity(CHUNK);
     let ping = frame(kind::PING, 0, |_| {});
+    // Pings go by time, requests or not: an answer to a request may take longer than a session, one to a ping must not.
+    let pause = pause.max(Duration::from_millis(1));
+    let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
+    pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        match tokio::time::timeout(pause, frames.recv_many(&mut waiting, 256)).await {
-            Ok(0) => break,
-            Ok(_) => waiting.drain(..).for_each(|frame| together.extend_from_slice(&frame)),
-            Err(_) => together.extend_from_slice(&ping),
+        tokio::select! {
+            count = frames.recv_many(&mut waiting, 256) => match count {
+                0 => break,
+                _ => waiting.iter().for_each(|waiting| together.extend_from_slice(&waiting.frame)),
+            },
+            _ = pings.tick() => together.extend_from_slice(&ping),
         }
         if write.write_all_buf(&mut together).await.is_err() {
             return;
         }
         together.clear();
+        waiting.clear();
     }
     let _ = write.shutdown().await;
 }
@@ -152,7 +171,7 @@ async fn read_all<R: AsyncRead + Unpin>(
     waiting: Arc<Waiting>,
     session: Duration,
     mut out: Option<mpsc::Sender<Delivery>>,
-    frames: mpsc::WeakSender<Bytes>,
+    frames: mpsc::WeakSender<Request>,
 ) {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     let why = loop {
@@ -179,7 +198,7 @@ async fn read_all<R: AsyncRead + Unpin>(
                 // Nobody receives the consumer's deliveries any more. What it holds can be settled on.
                 out = None;
                 if let Some(frames) = frames.upgrade() {
-                    let _ = frames.send(frame(kind::LEAVE, 0, |_| {})).await;
+                    let _ = frames.send(Request { frame: frame(kind::LEAVE, 0, |_| {}), _memory: None }).await;
                 }
                 continue;
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::{BufMut, Bytes};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::codec::frame;
 use super::protocol::{json, kind};
@@ -35,6 +35,8 @@ pub struct Outbox {
     delivery_bytes: AtomicUsize,
     /// Whether the engine waits for room.
     starved: AtomicBool,
+    /// Told when a frame is lost.
+    overflow: Notify,
 }
 
 impl Outbox {
@@ -47,6 +49,7 @@ impl Outbox {
             delivery_frames: AtomicUsize::new(0),
             delivery_bytes: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
+            overflow: Notify::new(),
         };
         (Arc::new(outbox), out)
     }
@@ -83,9 +86,16 @@ impl Outbox {
         self.push(Outbound { bytes: frame(kind, id, |_| {}), delivery: false, _place: None });
     }
 
-    /// A connection that has no room in spite of all bounds, or is closed, loses the frame; its reader ends it.
+    /// A connection that has no room in spite of all bounds, or cannot be written to, loses the frame, and is to end by that.
     fn push(&self, frame: Outbound) {
-        let _ = self.frames.try_send(frame);
+        if self.frames.try_send(frame).is_err() {
+            self.overflow.notify_one();
+        }
+    }
+
+    /// Waits for the loss of a frame. One may wait.
+    pub async fn overflown(&self) {
+        self.overflow.notified().await;
     }
 
     /// To be called when a frame was written; says whether the engine waits for that.
@@ -119,5 +129,26 @@ impl Reply {
     fn send(self, kind: u8, body: &[u8]) {
         let bytes = frame(kind, self.request, |out| out.put_slice(body));
         self.outbox.push(Outbound { bytes, delivery: false, _place: self.place });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_noticed() {
+        let (outbox, _unread) = Outbox::new(1);
+        for _ in 0..REQUESTS + DELIVERY_FRAMES + CONTROL {
+            outbox.control(kind::PONG, 0);
+        }
+        let mut overflown = std::pin::pin!(outbox.overflown());
+        tokio::select! {
+            biased;
+            () = &mut overflown => panic!("so many have room"),
+            () = std::future::ready(()) => {}
+        }
+        outbox.control(kind::PONG, 0);
+        overflown.await;
     }
 }

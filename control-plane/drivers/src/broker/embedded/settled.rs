@@ -36,6 +36,13 @@ impl Settled {
         self.above.iter().map(|(start, end)| *start..*end)
     }
 
+    /// The ranges before `to` that are not settled, in order.
+    pub fn gaps(&self, to: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        let starts = std::iter::once(self.floor).chain(self.above.values().copied());
+        let ends = self.above.keys().copied().chain(std::iter::once(u64::MAX));
+        starts.zip(ends).map(move |(start, end)| start..end.min(to)).take_while(|gap| gap.start < gap.end)
+    }
+
     /// The first unsettled offset from `offset` on.
     pub fn next_unsettled(&self, offset: u64) -> u64 {
         let offset = offset.max(self.floor);
@@ -162,6 +169,8 @@ mod tests {
                     let next = (offset..).find(|offset| !model.contains(offset));
                     prop_assert_eq!(Some(settled.next_unsettled(offset)), next);
                 }
+                let open: Vec<u64> = settled.gaps(80).flatten().collect();
+                prop_assert_eq!(open, (0..80).filter(|offset| !model.contains(offset)).collect::<Vec<_>>());
                 let mut last = settled.floor();
                 for range in settled.ranges() {
                     prop_assert!(range.start > last && range.end > range.start, "{:?}", settled);

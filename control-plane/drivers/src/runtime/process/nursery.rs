@@ -13,8 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -31,6 +33,8 @@ use super::title::{ROOM, Title};
 const LONGEST_NAME: usize = 255;
 /// The longest path that the kernel takes.
 const LONGEST_PATH: usize = 4096;
+/// How long there may be no room for a request. It is freed by any that the nursery takes: in a burst of launches that is soon.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The daemon's end. The process is started at once, so that no instance waits for it, and again when it has died.
 #[derive(Debug)]
@@ -61,7 +65,7 @@ impl Nursery {
     pub(super) fn start_shim(&self, dir: &Path) -> io::Result<PipeReader> {
         let (report, writer) = io::pipe().map_err(|error| about("make a pipe for the shim of", dir, error))?;
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        // That one has died is noticed here, by the first request that it does not take.
+        // That one has died, or is frozen, is noticed here, by the first request that it does not take.
         let asked = process.as_ref().is_some_and(|living| living.ask(dir, &writer).is_ok());
         if !asked {
             *process = None;
@@ -83,6 +87,7 @@ impl Process {
         let failed = |error| about("start the nursery from", executable, error);
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| failed(error.into()))?;
+        set_socket_timeout(&ours, Timeout::Send, Some(PATIENCE)).map_err(|error| failed(error.into()))?;
         let longest_folder = state_dir.as_os_str().len() + "/instances/".len() + LONGEST_NAME;
         let child = Command::new(executable)
             .arg("nursery")
@@ -105,7 +110,7 @@ impl Process {
         let report = [report.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&report));
         let words = [IoSlice::new(dir.as_os_str().as_bytes())];
-        sendmsg(&self.requests, &words, &mut control, SendFlags::NOSIGNAL)?;
+        retry_on_intr(|| sendmsg(&self.requests, &words, &mut control, SendFlags::NOSIGNAL))?;
         Ok(())
     }
 }
@@ -187,4 +192,20 @@ fn give_up_the_socket(report: OwnedFd) -> io::Result<()> {
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     rustix::stdio::dup2_stdout(report)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nursery_that_takes_nothing_is_given_up() {
+        let (ours, _theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("sockets");
+        set_socket_timeout(&ours, Timeout::Send, Some(Duration::from_millis(10))).expect("a timeout");
+        let frozen = Process { child: Command::new("true").spawn().expect("a process"), requests: ours };
+        let (_report, writer) = io::pipe().expect("a pipe");
+        let refused = (0..100_000).find_map(|_| frozen.ask(Path::new("/instance"), &writer).err());
+        assert_eq!(refused.map(|why| why.kind()), Some(io::ErrorKind::WouldBlock));
+    }
 }

@@ -28,7 +28,8 @@ impl Title {
             offset += variable.len() + 1;
             variable.strip_prefix(ROOM.as_bytes())?.starts_with(b"=").then_some((begin, variable.len()))
         })?;
-        let size = usize::try_from(arguments_end.checked_sub(arguments)?).ok()?;
+        // Without the zero byte at the end, like the room: it stays whatever is cut off.
+        let size = usize::try_from(arguments_end.checked_sub(arguments)?.checked_sub(1)?).ok()?;
         Some(Self { arguments: (arguments, size), room: (environment + room.0 as u64, room.1) })
     }
 
@@ -42,7 +43,7 @@ impl Title {
         for ((address, size), bytes) in [(self.arguments, arguments), (self.room, label)] {
             let mut bytes = bytes.to_vec();
             bytes.resize(size, 0);
-            // The zero byte behind it stays, so nobody who reads it as a string reads too far.
+            // The zero byte behind it is not touched, so nobody who reads it as a string reads too far.
             memory.write_all_at(&bytes, address)?;
         }
         Ok(())

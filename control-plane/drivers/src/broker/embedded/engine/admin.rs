@@ -1,11 +1,9 @@
 //! The rare requests: each in a transaction of its own, in the file first and then in memory.
 
-use rusqlite::params;
-
 use super::channel::{Channel, Cursor, Group, Partition};
 use super::{Engine, Fault};
 use crate::broker::embedded::protocol::Ask;
-use crate::broker::embedded::store::{MOST_CHANNELS, MOST_PARTITIONS, load, place, rows, view};
+use crate::broker::embedded::store::{MOST_CHANNELS, MOST_PARTITIONS, load, rows, view};
 use crate::broker::{BrokerError, ChannelSpec, Seek};
 
 impl Engine {
@@ -103,7 +101,7 @@ impl Engine {
     }
 
     fn create(&mut self, spec: ChannelSpec) -> Result<(), Fault> {
-        let taken = |id: &u16| self.channels.values().any(|channel| channel.id == *id);
+        let taken = |id: &u16| self.leftovers.contains(id) || self.channels.values().any(|channel| channel.id == *id);
         // A number that nobody ever had, as long as there is one: so no removed message can be taken for one of this channel.
         let fresh = load::next_channel(&self.database)?;
         let Some(id) = (fresh..=MOST_CHANNELS).chain(1..=MOST_CHANNELS).find(|id| !taken(id)) else {
@@ -139,6 +137,7 @@ impl Engine {
         Ok(load::Group { id, paused: None, cursors })
     }
 
+    /// Its messages and keys are left for the sweep.
     fn remove(&mut self, name: &str) -> Result<(), Fault> {
         let Some(channel) = self.channels.get(name) else { return Ok(()) };
         let (id, groups): (u16, Vec<(String, i64)>) =
@@ -147,10 +146,6 @@ impl Engine {
             for (_, group) in &groups {
                 load::remove_group(&engine.database, *group)?;
             }
-            let places = params![place(id, 0, 0), place(id + 1, 0, 0)];
-            engine.database.execute("DELETE FROM messages WHERE place >= ?1 AND place < ?2", places)?;
-            engine.database.execute("DELETE FROM damaged WHERE place >= ?1 AND place < ?2", places)?;
-            engine.database.execute("DELETE FROM keys WHERE channel = ?1", [id])?;
             engine.database.execute("DELETE FROM partitions WHERE channel = ?1", [id])?;
             engine.database.execute("DELETE FROM channels WHERE id = ?1", [id])?;
             Ok(())
@@ -159,6 +154,7 @@ impl Engine {
             self.end_all(name, group);
         }
         self.channels.remove(name);
+        self.leftovers.insert(id);
         Ok(())
     }
 
@@ -231,10 +227,8 @@ impl Engine {
     fn unsettled(&self, channel: &Channel, group: &str) -> Result<u64, rusqlite::Error> {
         let Some(group) = channel.groups.get(group) else { return Ok(0) };
         let mut all = 0;
-        for (number, (partition, cursor)) in channel.partitions.iter().zip(&group.cursors).enumerate() {
-            let number = u32::try_from(number).unwrap_or(u32::MAX);
-            let (settled, next) = (&cursor.kept.settled, partition.kept.next);
-            all += view::unsettled(&self.database, channel.id, number, settled, next)?;
+        for (number, (partition, cursor)) in (0..).zip(channel.partitions.iter().zip(&group.cursors)) {
+            all += view::unsettled(&self.database, channel.id, number, &cursor.kept.settled, partition.kept.next)?;
         }
         Ok(all)
     }

@@ -35,6 +35,10 @@ impl Engine {
     pub(super) fn deliver(&mut self) -> Result<(), StoreError> {
         let mut damaged = Vec::new();
         for (name, channel) in &mut self.channels {
+            // After each batch all channels are looked at, and few of them have anything to deliver.
+            if !channel.groups.values().any(|group| group.ready) {
+                continue;
+            }
             let next: Vec<u64> = channel.partitions.iter().map(|partition| partition.durable.next).collect();
             for (group_name, group) in channel.groups.iter_mut().filter(|(_, group)| group.ready) {
                 let losses = deliver_group(&self.database, channel.id, group, &next, &mut self.members)?;

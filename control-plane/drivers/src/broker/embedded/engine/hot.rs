@@ -16,7 +16,14 @@ impl Engine {
     /// Stages a publish; it is answered by the commit.
     pub(super) fn publish(&mut self, name: &str, messages: &[Incoming], reply: Reply) -> Result<(), StoreError> {
         let size = messages.iter().map(|incoming| incoming.message.size()).sum();
-        if let Err(why) = self.make_room(name, size) {
+        let room = match self.make_room(name, size) {
+            // What is kept already needs no room: who publishes it again is to hear that it is there.
+            Err(Fault::Answer(BrokerError::Full(_) | BrokerError::Refused(_))) => {
+                self.make_room_for_new(name, messages)
+            }
+            other => other,
+        };
+        if let Err(why) = room {
             return self.refuse(why, reply);
         }
         let now = self.now;
@@ -48,8 +55,23 @@ impl Engine {
         };
         let written = write();
         let accepted = *written.as_ref().unwrap_or(&0);
-        self.staged.push(Staged { reply, body: body.freeze(), accepted, holds_anyway: false });
+        self.staged.push(Staged { reply, body: body.freeze(), accepted, settled: 0, holds_anyway: false });
         written.map_or_else(|why| self.failed(&why), |_| Ok(()))
+    }
+
+    fn make_room_for_new(&mut self, name: &str, messages: &[Incoming]) -> Result<(), Fault> {
+        let Some(channel) = self.channels.get(name) else { return Ok(()) };
+        let (mut new, mut size) = (false, 0);
+        for incoming in messages {
+            let key = incoming.idempotency_key.as_deref().map(std::str::from_utf8).transpose();
+            let key = key.map_err(rusqlite::Error::from)?;
+            let kept = key.map(|key| channel.earlier(&self.database, key, self.now)).transpose()?.flatten();
+            if kept.is_none() {
+                new = true;
+                size += incoming.message.size();
+            }
+        }
+        if new { self.make_room(name, size) } else { Ok(()) }
     }
 
     /// Stages settlements, all or none; they are answered by the commit.
@@ -64,6 +86,7 @@ impl Engine {
         }
         // What moves must be in its new place; what does not, and all that is said with it, holds in memory too.
         let holds_anyway = settlements.iter().all(|(_, fate)| matches!(fate, Fate::Processed));
+        let settled = settlements.len() as u64;
         let mut accepted = 0;
         let mut failed = None;
         for (position, fate) in settlements {
@@ -80,7 +103,7 @@ impl Engine {
                 }
             }
         }
-        self.staged.push(Staged { reply, body: Bytes::new(), accepted, holds_anyway });
+        self.staged.push(Staged { reply, body: Bytes::new(), accepted, settled, holds_anyway });
         failed.map_or(Ok(()), |why| self.failed(&why))
     }
 
@@ -94,7 +117,7 @@ impl Engine {
                 Ok(())
             }
             Fault::Store(why) => {
-                self.staged.push(Staged { reply, body: Bytes::new(), accepted: 0, holds_anyway: false });
+                self.staged.push(Staged { reply, body: Bytes::new(), accepted: 0, settled: 0, holds_anyway: false });
                 self.failed(&why)
             }
         }
@@ -157,7 +180,6 @@ impl Engine {
         group.settled.add(now, 1);
         group.ready = true;
         cursor.hand_over();
-        self.metrics.settled(1);
     }
 
     /// Undoes a settlement that could not be written.

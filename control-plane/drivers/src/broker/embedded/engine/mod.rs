@@ -4,14 +4,13 @@
 //! Invariant: nothing is answered, and no message is delivered, before the transaction that holds it is durable. The one
 //! exception: where the disk is full, "processed" counts in memory until it can be written; at worst it is delivered again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
@@ -19,17 +18,20 @@ use super::metrics::Metrics;
 use super::outbox::Reply;
 use super::protocol::{Ask, Fate, Incoming, kind};
 use super::store::view::ViewRequest;
-use super::store::{StoreError, is_damage, is_full, load, open, refusal};
+use super::store::{StoreError, is_damage, is_full, load, open, refusal, rows};
 use crate::broker::{BrokerError, Position};
 
 mod admin;
 mod channel;
+mod clock;
 mod deliver;
 mod hot;
+mod leftovers;
 mod members;
 mod retention;
 
 use channel::Channel;
+use clock::Clock;
 pub use members::Join;
 use members::Member;
 
@@ -78,6 +80,8 @@ struct Staged {
     body: Bytes,
     /// Messages that it brings.
     accepted: u64,
+    /// Messages that it settles.
+    settled: u64,
     /// Whether the answer stands even when the commit fails, because all that it says is true in memory.
     holds_anyway: bool,
 }
@@ -95,12 +99,15 @@ pub struct Engine {
     views: SyncSender<ViewRequest>,
     metrics: Arc<Metrics>,
     channels: HashMap<String, Channel>,
+    /// Channels that are gone, but not wholly.
+    leftovers: BTreeSet<u16>,
     members: HashMap<u64, Member>,
     next_member: u64,
     staged: Vec<Staged>,
     /// What is taken back when this transaction fails.
     undo: Vec<Undo>,
-    /// Microseconds since 1970 of this batch; never goes back.
+    clock: Clock,
+    /// Microseconds since 1970 of this batch, by the clock.
     now: i64,
     tick: u64,
     /// Whether the last commit found the disk full.
@@ -115,7 +122,9 @@ impl Engine {
         metrics: Arc<Metrics>,
     ) -> Result<Self, StoreError> {
         let channels = load::channels(&opened.database)?;
-        let channels =
+        let leftovers = leftovers::find(&opened.database, |id| channels.iter().any(|channel| channel.id == id))?;
+        let clock = Clock::behind(newest(&opened.database, &channels)?);
+        let channels: HashMap<String, Channel> =
             channels.into_iter().map(|kept| (kept.spec.name.clone(), Channel::of(kept, opened.clean))).collect();
         Ok(Self {
             database: opened.database,
@@ -123,11 +132,13 @@ impl Engine {
             views,
             metrics,
             channels,
+            leftovers,
             members: HashMap::new(),
             next_member: 1,
             staged: Vec::new(),
             undo: Vec::new(),
-            now: Timestamp::now().as_microsecond(),
+            now: clock.now(),
+            clock,
             tick: 0,
             full: false,
         })
@@ -140,7 +151,7 @@ impl Engine {
     pub fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
         let mut batch = Vec::with_capacity(BATCH);
         while commands.blocking_recv_many(&mut batch, BATCH) > 0 {
-            self.now = self.now.max(Timestamp::now().as_microsecond());
+            self.now = self.clock.now();
             for command in batch.drain(..) {
                 match command {
                     Command::Publish { channel, messages, reply } => self.publish(&channel, &messages, reply)?,
@@ -206,7 +217,7 @@ impl Engine {
             self.channels.values_mut().for_each(Channel::touch);
             self.flush()?;
         }
-        match self.retain() {
+        match self.retain().and_then(|()| self.sweep()) {
             Err(why) if is_damage(&why) => return Err(why.into()),
             Err(why) => {
                 self.roll_back();
@@ -249,6 +260,7 @@ impl Engine {
                 self.undo.clear();
                 for staged in self.staged.drain(..) {
                     self.metrics.accepted(staged.accepted);
+                    self.metrics.settled(staged.settled);
                     staged.reply.done(staged.body);
                 }
                 Ok(())
@@ -274,6 +286,7 @@ impl Engine {
         }
         for staged in std::mem::take(&mut self.staged) {
             if staged.holds_anyway && is_full(why) {
+                self.metrics.settled(staged.settled);
                 staged.reply.done(staged.body);
             } else {
                 self.metrics.refused();
@@ -317,6 +330,22 @@ impl Engine {
         }
         open::close(self.database, &self.folder)
     }
+}
+
+/// When the newest message was accepted, in microseconds since 1970. A damaged one may say anything.
+fn newest(database: &Connection, channels: &[load::Channel]) -> Result<i64, rusqlite::Error> {
+    let mut newest = 0;
+    for channel in channels {
+        for (number, partition) in (0..).zip(&channel.partitions) {
+            let last = rows::last_before(database, channel.id, number, partition.first, partition.next)?;
+            let Some((last, _)) = last else { continue };
+            rows::scan(database, channel.id, number, last, last + 1, |_, row| {
+                newest = row.map_or(newest, |row| newest.max(row.at));
+                false
+            })?;
+        }
+    }
+    Ok(newest)
 }
 
 /// Why a rare request was not done.

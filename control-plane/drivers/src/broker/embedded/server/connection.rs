@@ -32,7 +32,11 @@ where
     let (outbox, out) = Outbox::new(id);
     let writer = tokio::spawn(self::write(write, out, Arc::clone(&outbox), shared.engine.clone()));
     let mut buffer = BytesMut::with_capacity(CHUNK);
-    if let Err(why) = talk(&mut read, &mut buffer, &outbox, &shared).await {
+    let ended = tokio::select! {
+        ended = talk(&mut read, &mut buffer, &outbox, &shared) => ended,
+        () = outbox.overflown() => Err(Ended::Protocol("what it is sent is not read")),
+    };
+    if let Err(why) = ended {
         tracing::debug!(connection = id, %why, "a client's connection ended");
     }
     let _ = shared.engine.send(Command::Gone { connection: id }).await;
@@ -75,7 +79,7 @@ async fn talk<R: AsyncRead + Unpin>(
                     silences = 0;
                     if frame.kind == kind::PING {
                         outbox.control(kind::PONG, frame.id);
-                    } else if !pass_on(frame, outbox, shared).await? {
+                    } else if !alive(outbox, session, pass_on(frame, outbox, shared)).await? {
                         return Ok(());
                     }
                 }
@@ -90,6 +94,17 @@ async fn talk<R: AsyncRead + Unpin>(
                     return Err(Ended::Protocol("silence"));
                 }
             }
+        }
+    }
+}
+
+/// Waits for `done`, and lets the client know meanwhile that somebody is here: the engine may be waiting for the disk.
+async fn alive<T>(outbox: &Outbox, session: Duration, done: impl Future<Output = T>) -> T {
+    let mut done = std::pin::pin!(done);
+    loop {
+        match tokio::time::timeout(session / 3, &mut done).await {
+            Ok(value) => return value,
+            Err(_) => outbox.control(kind::PONG, 0),
         }
     }
 }

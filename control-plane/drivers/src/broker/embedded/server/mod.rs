@@ -79,6 +79,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     if let Some(address) = options.listen.filter(|address| !address.ip().is_loopback()) {
         return Err(ServeError::NotLoopback(address));
     }
+    crate::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(io("start", "the broker's event loop"))?;
     let folder = options.state_dir.join(FOLDER);
@@ -92,7 +93,8 @@ async fn run(options: &Options, folder: &Path) -> Result<(), ServeError> {
     let metrics = Arc::new(Metrics::default());
     let (engine, commands) = mpsc::channel(QUEUE);
     let (working, mut ended) = mpsc::channel::<()>(1);
-    let writer = start(folder, Arc::clone(&metrics), (engine.clone(), commands), working)?;
+    let (answering, mut view_ended) = mpsc::channel::<()>(1);
+    let threads = start(folder, Arc::clone(&metrics), (engine.clone(), commands), (working, answering))?;
 
     let shared =
         Shared { engine: engine.clone(), memory: Arc::new(Semaphore::new(MEMORY_KIB)), connections: Arc::default() };
@@ -113,6 +115,7 @@ async fn run(options: &Options, folder: &Path) -> Result<(), ServeError> {
         tokio::select! {
             () = end.asked() => break,
             _ = ended.recv() => break,
+            _ = view_ended.recv() => break,
             // A tick that finds the queue full is made up for by the next.
             _ = ticks.tick() => drop(engine.try_send(Command::Tick)),
             accepted = socket.accept() => match accepted {
@@ -132,34 +135,41 @@ async fn run(options: &Options, folder: &Path) -> Result<(), ServeError> {
         }
     }
     let _ = engine.send(Command::Stop).await;
-    let outcome = tokio::task::spawn_blocking(move || writer.join()).await;
+    let outcome = tokio::task::spawn_blocking(move || (threads.writer.join(), threads.view.join())).await;
     match outcome {
-        Ok(Ok(outcome)) => Ok(outcome?),
+        Ok((Ok(Ok(())), Err(_))) => Err(ServeError::Died("view")),
+        Ok((Ok(outcome), _)) => Ok(outcome?),
         _ => Err(ServeError::Died("writer")),
     }
 }
 
-type Writer = JoinHandle<Result<(), StoreError>>;
+struct Threads {
+    writer: JoinHandle<Result<(), StoreError>>,
+    /// Ends when the writer has ended.
+    view: JoinHandle<()>,
+}
 
-/// Opens the file and starts the threads that write and read it. `working` is dropped when the writer ends.
+/// Opens the file and starts the threads that write and read it. `working` and `answering` are dropped when they end.
 fn start(
     folder: &Path,
     metrics: Arc<Metrics>,
     (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
-    working: mpsc::Sender<()>,
-) -> Result<Writer, ServeError> {
+    (working, answering): (mpsc::Sender<()>, mpsc::Sender<()>),
+) -> Result<Threads, ServeError> {
     let opened = open::open(folder)?;
     let database = reader(&opened.path).map_err(StoreError::from)?;
     let (views, requests) = std::sync::mpsc::sync_channel(64);
     let engine = Engine::new(opened, folder.to_owned(), views, metrics)?;
-    let viewer = std::thread::Builder::new().name("view".to_owned());
-    let viewer = viewer.spawn(move || view::run(&database, &requests, &sender));
-    viewer.map_err(io("start", "a thread"))?;
+    let view = std::thread::Builder::new().name("view".to_owned()).spawn(move || {
+        let _answering = answering;
+        view::run(&database, &requests, &sender);
+    });
+    let view = view.map_err(io("start", "a thread"))?;
     let writer = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let _working = working;
         engine.run(commands)
     });
-    writer.map_err(io("start", "a thread"))
+    Ok(Threads { writer: writer.map_err(io("start", "a thread"))?, view })
 }
 
 async fn accept(listener: Option<&TcpListener>) -> io::Result<tokio::net::TcpStream> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::broker::ChannelSpec;
 use crate::broker::embedded::settled::Settled;
@@ -53,13 +53,24 @@ pub fn channels(database: &Connection) -> Result<Vec<Channel>, rusqlite::Error> 
     let mut channels = Vec::new();
     for row in rows {
         let (id, spec) = row?;
-        let spec: ChannelSpec = serde_json::from_str(&spec)
-            .map_err(|why| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(why)))?;
-        let partitions = partitions(database, id)?;
-        let groups = groups(database, id, partitions.len())?;
-        channels.push(Channel { id, spec, partitions, groups });
+        channels.push(whole(database, id, &spec)?);
     }
     Ok(channels)
+}
+
+/// The channel of this name.
+pub fn channel(database: &Connection, name: &str) -> Result<Option<Channel>, rusqlite::Error> {
+    let mut statement = database.prepare_cached("SELECT id, spec FROM channels WHERE name = ?1")?;
+    let found = statement.query_row([name], |row| Ok((row.get::<_, u16>(0)?, row.get::<_, String>(1)?))).optional()?;
+    found.map(|(id, spec)| whole(database, id, &spec)).transpose()
+}
+
+fn whole(database: &Connection, id: u16, spec: &str) -> Result<Channel, rusqlite::Error> {
+    let spec: ChannelSpec = serde_json::from_str(spec)
+        .map_err(|why| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(why)))?;
+    let partitions = partitions(database, id)?;
+    let groups = groups(database, id, partitions.len())?;
+    Ok(Channel { id, spec, partitions, groups })
 }
 
 fn partitions(database: &Connection, channel: u16) -> Result<Vec<Partition>, rusqlite::Error> {

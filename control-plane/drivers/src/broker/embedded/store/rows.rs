@@ -1,6 +1,6 @@
 //! Reading and writing rows of messages.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{place, position_of};
 use crate::broker::embedded::codec::Raw;
@@ -126,6 +126,22 @@ pub fn next_after(
         Some(row) => Ok(Some((position_of(row.get(0)?).offset, row.get(1)?))),
         None => Ok(None),
     }
+}
+
+/// Offset and time of the last row from `from` to before `to`.
+pub fn last_before(
+    database: &Connection,
+    channel: u16,
+    partition: u32,
+    from: u64,
+    to: u64,
+) -> Result<Option<(u64, i64)>, rusqlite::Error> {
+    database
+        .prepare_cached("SELECT place, at FROM messages WHERE place >= ?1 AND place < ?2 ORDER BY place DESC LIMIT 1")?
+        .query_row(params![place(channel, partition, from), place(channel, partition, to)], |row| {
+            Ok((position_of(row.get(0)?).offset, row.get(1)?))
+        })
+        .optional()
 }
 
 /// Puts a damaged row where nobody is given it.

@@ -1,15 +1,16 @@
 //! Questions about everything, answered by a thread and connection of their own, so that they hold up nobody: each answer is
 //! from one snapshot of the file, which is one instant.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::mpsc::Receiver;
 
 use bytes::BytesMut;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::census::Census;
-use super::{load, place, refusal, rows};
+use super::{load, refusal, rows};
 use crate::broker::embedded::engine::Command;
 use crate::broker::embedded::outbox::Reply;
 use crate::broker::embedded::protocol::{Browse, Outgoing, json, put_stored, timestamp};
@@ -92,7 +93,8 @@ impl std::convert::From<rusqlite::Error> for ViewError {
     }
 }
 
-/// How many of a partition's rows before `to` a group has yet to settle.
+/// How many of a partition's rows before `to` a group has yet to settle. Only those are looked at: behind one message that
+/// nobody settles there may be many that are.
 pub fn unsettled(
     database: &Connection,
     channel: u16,
@@ -100,30 +102,7 @@ pub fn unsettled(
     settled: &Settled,
     to: u64,
 ) -> Result<u64, rusqlite::Error> {
-    let end = settled.end().min(to);
-    Ok(between_ranges(database, channel, partition, settled, end)?
-        + rows::count(database, channel, partition, end, to)?)
-}
-
-/// The unsettled rows from the floor to before `end`, which lies within what is settled.
-pub fn between_ranges(
-    database: &Connection,
-    channel: u16,
-    partition: u32,
-    settled: &Settled,
-    end: u64,
-) -> Result<u64, rusqlite::Error> {
-    if settled.floor() >= end {
-        return Ok(0);
-    }
-    let mut statement = database.prepare_cached("SELECT place FROM messages WHERE place >= ?1 AND place < ?2")?;
-    let mut rows =
-        statement.query(params![place(channel, partition, settled.floor()), place(channel, partition, end)])?;
-    let mut open = 0;
-    while let Some(row) = rows.next()? {
-        open += u64::from(!settled.contains(super::position_of(row.get(0)?).offset));
-    }
-    Ok(open)
+    settled.gaps(to).map(|gap| rows::count(database, channel, partition, gap.start, gap.end)).sum()
 }
 
 fn state(
@@ -149,8 +128,10 @@ fn state(
             state.accepted += partition.next;
             state.kept_bytes += partition.bytes;
             state.kept += census.count(database, channel.id, number, *partition, partition.first)?;
-            let first = rows::next_after(database, channel.id, number, partition.first, partition.next)?;
-            oldest = earlier(oldest, first.map(|(_, at)| at));
+            if partition.first < partition.next {
+                let first = rows::next_after(database, channel.id, number, partition.first, partition.next)?;
+                oldest = earlier(oldest, first.map(|(_, at)| at));
+            }
         }
         state.oldest_at = oldest.and_then(|at| timestamp(at).ok());
         for (name, group) in &channel.groups {
@@ -180,11 +161,13 @@ fn group_state(
         state.skipped += cursor.skipped;
         state.rewound += cursor.rewound;
         let end = settled.end().min(partition.next);
-        state.unsettled += between_ranges(database, channel.id, number, settled, end)?;
+        state.unsettled += unsettled(database, channel.id, number, settled, end)?;
         state.unsettled += census.count(database, channel.id, number, *partition, end)?;
         // Where the first unsettled one is lost, the next row there is may be a settled one; the ranges say.
         let mut from = settled.floor();
-        while let Some((offset, at)) = rows::next_after(database, channel.id, number, from, partition.next)? {
+        while from < partition.next
+            && let Some((offset, at)) = rows::next_after(database, channel.id, number, from, partition.next)?
+        {
             if !settled.contains(offset) {
                 oldest = earlier(oldest, Some(at));
                 break;
@@ -209,57 +192,97 @@ fn earlier(one: Option<i64>, other: Option<i64>) -> Option<i64> {
 }
 
 fn browse(database: &Connection, browse: &Browse) -> Result<bytes::Bytes, ViewError> {
-    let channels = load::channels(database)?;
-    let channel = channels.iter().find(|channel| channel.spec.name == browse.channel);
     let missing = || ViewError::Answer(BrokerError::NotFound(format!("channel {}", browse.channel)));
-    let channel = channel.ok_or_else(missing)?;
+    let channel = load::channel(database, &browse.channel)?.ok_or_else(missing)?;
     let limit = match browse.from {
         From::Last(count) => count.min(browse.limit),
         _ => browse.limit,
     } as usize;
-    // Each partition gives its part, then all are brought into the order of acceptance.
-    let mut found: Vec<(i64, u32, u64, BytesMut)> = Vec::new();
+    let backwards = matches!(browse.from, From::Last(_));
+    let mut ranges = Vec::with_capacity(channel.partitions.len());
     for (number, partition) in channel.partitions.iter().enumerate() {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let (first, next) = (partition.first, partition.next);
         let start = match browse.from {
-            From::Earliest => first,
-            From::Last(_) => first.max(next.saturating_sub(limit as u64)),
+            From::Earliest | From::Last(_) => first,
             From::At(position) if position.partition == number => position.offset.max(first),
-            From::At(_) => continue,
+            From::At(_) => next,
             From::Time(at) => rows::first_since(database, channel.id, number, first, next, at.as_microsecond())?,
         };
-        let (mut left, mut bytes) = (limit, 0);
-        if left == 0 {
-            continue;
-        }
-        rows::scan(database, channel.id, number, start, next, |offset, row| {
-            let Some(row) = row else { return true };
-            let open = |group: &&String| {
-                let cursor = channel.groups.get(*group).and_then(|group| group.cursors.get(number as usize));
-                cursor.is_some_and(|cursor| !cursor.settled.contains(offset))
-            };
-            let unsettled_by: Vec<&str> = channel.groups.keys().filter(open).map(String::as_str).collect();
-            let mut out = BytesMut::new();
-            let position = Position { partition: number, offset };
-            let rows::Kept { at, id, key, headers, payload, .. } = row;
-            put_stored(&mut out, &Outgoing { position, at, id, key, headers, payload }, &unsettled_by);
-            bytes += out.len();
-            found.push((at, number, offset, out));
-            left -= 1;
-            left > 0 && bytes < BROWSE_BYTES
-        })?;
+        ranges.push(start..next);
     }
-    found.sort_by_key(|(at, partition, offset, _)| (*at, *partition, *offset));
-    if matches!(browse.from, From::Last(_)) {
-        found.drain(..found.len().saturating_sub(limit));
+    // The next message of each partition, by the order of acceptance: whatever ends the answer, nothing is left out within it.
+    let mut ahead = BTreeSet::new();
+    for (number, range) in (0..).zip(&ranges) {
+        ahead.extend(outermost(database, channel.id, number, range, backwards)?);
     }
-    let mut body = BytesMut::new();
-    for (.., message) in found.into_iter().take(limit) {
-        if body.len() + message.len() > BROWSE_BYTES && !body.is_empty() {
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    while let Some((_, number, offset)) = if backwards { ahead.pop_last() } else { ahead.pop_first() } {
+        if messages.len() >= limit {
             break;
         }
-        body.extend_from_slice(&message);
+        let message = message(database, &channel, number, offset)?;
+        let size = message.as_ref().map_or(0, BytesMut::len);
+        if bytes > 0 && bytes + size > BROWSE_BYTES {
+            break;
+        }
+        bytes += size;
+        messages.extend(message);
+        let Some(range) = ranges.get_mut(number as usize) else { continue };
+        if backwards {
+            range.end = offset;
+        } else {
+            range.start = offset + 1;
+        }
+        ahead.extend(outermost(database, channel.id, number, range, backwards)?);
     }
+    if backwards {
+        messages.reverse();
+    }
+    let mut body = BytesMut::with_capacity(bytes);
+    messages.iter().for_each(|message| body.extend_from_slice(message));
     Ok(body.freeze())
+}
+
+/// The first row of a range, or the last one: when it was accepted, and where it is.
+fn outermost(
+    database: &Connection,
+    channel: u16,
+    partition: u32,
+    range: &Range<u64>,
+    last: bool,
+) -> Result<Option<(i64, u32, u64)>, rusqlite::Error> {
+    if range.is_empty() {
+        return Ok(None);
+    }
+    let found = if last {
+        rows::last_before(database, channel, partition, range.start, range.end)?
+    } else {
+        rows::next_after(database, channel, partition, range.start, range.end)?
+    };
+    Ok(found.map(|(offset, at)| (at, partition, offset)))
+}
+
+/// A message as an answer has it; `None` when its row is damaged.
+fn message(
+    database: &Connection,
+    channel: &load::Channel,
+    partition: u32,
+    offset: u64,
+) -> Result<Option<BytesMut>, rusqlite::Error> {
+    let open = |group: &&String| {
+        let cursor = channel.groups.get(*group).and_then(|group| group.cursors.get(partition as usize));
+        cursor.is_some_and(|cursor| !cursor.settled.contains(offset))
+    };
+    let mut message = None;
+    rows::scan(database, channel.id, partition, offset, offset + 1, |offset, row| {
+        if let Some(rows::Kept { at, id, key, headers, payload, .. }) = row {
+            let unsettled_by: Vec<&str> = channel.groups.keys().filter(open).map(String::as_str).collect();
+            let position = Position { partition, offset };
+            let out = message.insert(BytesMut::new());
+            put_stored(out, &Outgoing { position, at, id, key, headers, payload }, &unsettled_by);
+        }
+        false
+    })?;
+    Ok(message)
 }
