@@ -17,7 +17,7 @@ pub mod rows;
 pub mod salvage;
 pub mod view;
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE channels (
@@ -26,6 +26,7 @@ CREATE TABLE channels (
 -- first: the first offset that retention has left; next: the offset of the next message; bytes: of what is kept.
 CREATE TABLE partitions (
     channel INTEGER NOT NULL, partition INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
     PRIMARY KEY (channel, partition)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE groups (
@@ -35,7 +36,7 @@ CREATE TABLE groups (
 CREATE TABLE cursors (
     grp INTEGER NOT NULL, partition INTEGER NOT NULL, base INTEGER NOT NULL, floor INTEGER NOT NULL, above BLOB NOT NULL,
     processed INTEGER NOT NULL, moved INTEGER NOT NULL, skipped INTEGER NOT NULL, rewound INTEGER NOT NULL,
-    delivered INTEGER NOT NULL,
+    delivered INTEGER NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (grp, partition)
 ) STRICT, WITHOUT ROWID;
 -- place: channel << 48 | partition << 40 | offset; at: microseconds since 1970; headers: as in PROTOCOL.md.
@@ -79,6 +80,11 @@ pub enum StoreError {
     Io { attempt: &'static str, path: PathBuf, why: io::Error },
     #[error("{path} was written by a newer meshctl (schema {schema}); run that one", path = path.display())]
     Newer { path: PathBuf, schema: i64 },
+    #[error(
+        "{path} is missing, but {found} is there: put the file back, or move what is left of it out of the folder to begin with an empty one",
+        path = path.display(), found = found.display()
+    )]
+    Missing { path: PathBuf, found: PathBuf },
     #[error("{0}")]
     Damaged(String),
     #[error(transparent)]
@@ -91,7 +97,7 @@ impl StoreError {
         match self {
             Self::Damaged(_) => true,
             Self::Sqlite(why) => is_damage(why),
-            Self::Io { .. } | Self::Newer { .. } => false,
+            Self::Io { .. } | Self::Newer { .. } | Self::Missing { .. } => false,
         }
     }
 }
