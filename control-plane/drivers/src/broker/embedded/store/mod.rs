@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use crate::broker::{BrokerError, Position};
 
@@ -96,29 +96,42 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
-            Self::Sqlite(why) => is_damage(why),
+            Self::Sqlite(why) => is_broken(why),
             Self::Io { .. } | Self::Newer { .. } | Self::Missing { .. } => false,
         }
     }
 }
 
+/// Whether the file is broken, or may not be what SQLite takes it for: it must be opened anew.
 pub fn is_damage(why: &rusqlite::Error) -> bool {
+    is_broken(why) || is_unsynced(why)
+}
+
+fn is_broken(why: &rusqlite::Error) -> bool {
     matches!(why.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Whether a sync failed. The kernel may have dropped what it could not write and says so only once: what a second sync
+/// says is worth nothing.
+fn is_unsynced(why: &rusqlite::Error) -> bool {
+    let code = why.sqlite_error().map(|error| error.extended_code);
+    matches!(code, Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC))
 }
 
 /// Whether there is no room for a write, or the device refuses it; either can pass.
 pub fn is_full(why: &rusqlite::Error) -> bool {
-    matches!(why.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+    matches!(why.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)) && !is_unsynced(why)
 }
 
 /// What a failed write means to whoever asked for it.
 pub fn refusal(why: &rusqlite::Error) -> BrokerError {
     if is_full(why) {
         BrokerError::Full(format!("disk full, or it cannot be written to ({why}); what is kept is delivered on"))
-    } else if is_damage(why) {
+    } else if is_broken(why) {
         BrokerError::Damaged(format!("its file cannot be read ({why}); it is repaired when the broker starts again"))
     } else {
-        BrokerError::Refused(format!("its file cannot be written: {why}"))
+        // Nothing is wrong with what was asked for: it may be tried again.
+        BrokerError::Unreachable(format!("its file cannot be written now: {why}"))
     }
 }
 
@@ -143,4 +156,26 @@ pub fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     database.busy_timeout(Duration::from_secs(5))?;
     database.set_prepared_statement_cache_capacity(64);
     Ok(database)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_write_means() {
+        let failure = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        let full = failure(ffi::SQLITE_FULL);
+        assert!(is_full(&full) && !is_damage(&full) && matches!(refusal(&full), BrokerError::Full(_)));
+        let unwritten = failure(ffi::SQLITE_IOERR_WRITE);
+        assert!(is_full(&unwritten) && !is_damage(&unwritten));
+        let unsynced = failure(ffi::SQLITE_IOERR_FSYNC);
+        assert!(
+            !is_full(&unsynced) && is_damage(&unsynced) && matches!(refusal(&unsynced), BrokerError::Unreachable(_))
+        );
+        assert!(!StoreError::from(unsynced).is_damage(), "what is durable of the file is whole");
+        let broken = failure(ffi::SQLITE_CORRUPT);
+        assert!(is_damage(&broken) && matches!(refusal(&broken), BrokerError::Damaged(_)));
+        assert!(matches!(refusal(&failure(ffi::SQLITE_BUSY)), BrokerError::Unreachable(_)));
+    }
 }
