@@ -18,6 +18,8 @@ pub enum Malformed {
     Text,
     #[error("it says {0}, which means nothing here")]
     Value(u64),
+    #[error("its headers do not fill their block exactly; {} headers are the most", u16::MAX)]
+    Headers,
     #[error("it is {0} bytes long; {LONGEST_FRAME} is the most")]
     Long(usize),
 }
@@ -143,7 +145,9 @@ impl Reader {
     }
 
     pub fn raw(&mut self) -> Result<Raw, Malformed> {
-        Ok(Raw { id: self.text()?, key: self.option(Self::text)?, headers: self.bytes()?, payload: self.bytes()? })
+        let (id, key, headers) = (self.text()?, self.option(Self::text)?, self.bytes()?);
+        check_headers(headers.clone())?;
+        Ok(Raw { id, key, headers, payload: self.bytes()? })
     }
 
     pub fn message(&mut self) -> Result<Message, Malformed> {
@@ -159,6 +163,16 @@ pub fn headers(block: Bytes) -> Result<Vec<(String, String)>, Malformed> {
     let mut block = Reader(block);
     let count = block.u16()?;
     (0..count).map(|_| Ok((block.string()?, block.string()?))).collect()
+}
+
+/// Whether every reader will understand the block: one that is kept and cannot be read would stop its partition.
+fn check_headers(block: Bytes) -> Result<(), Malformed> {
+    let mut block = Reader(block);
+    for _ in 0..block.u16()? {
+        block.text()?;
+        block.text()?;
+    }
+    if block.0.is_empty() { Ok(()) } else { Err(Malformed::Headers) }
 }
 
 pub fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
@@ -186,6 +200,7 @@ pub fn put_message(out: &mut BytesMut, message: &Message) {
     put_option(out, message.key.as_deref().map(str::as_bytes));
     let length = 2 + message.headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>();
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    // More than that is refused by whoever reads it: its headers do not end with the block.
     out.put_u16(u16::try_from(message.headers.len()).unwrap_or(u16::MAX));
     for (name, value) in &message.headers {
         put_bytes(out, name.as_bytes());
@@ -214,6 +229,19 @@ mod tests {
             prop_assert!(reader.0.is_empty());
         }
 
+        /// What is accepted for keeping is understood by consumers.
+        #[test]
+        fn a_block_of_headers_is_whole_or_refused(block in proptest::collection::vec(0..4u8, 0..24)) {
+            let mut out = BytesMut::new();
+            put_parts(&mut out, b"id", None, &block, b"payload");
+            let bytes = out.freeze();
+            if Reader(bytes.clone()).raw().is_ok() {
+                prop_assert!(Reader(bytes).message().is_ok());
+            } else {
+                prop_assert!(check_headers(block.into()).is_err());
+            }
+        }
+
         #[test]
         fn nothing_that_comes_in_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Reader(bytes.clone().into()).message();
@@ -234,6 +262,21 @@ mod tests {
                 }
             }
             prop_assert_eq!(found, bodies);
+        }
+    }
+
+    #[test]
+    fn more_headers_than_can_be_counted_are_refused() {
+        let message = |count| Message {
+            id: "id".to_owned(),
+            key: None,
+            headers: vec![("a".to_owned(), "b".to_owned()); count],
+            payload: Bytes::new(),
+        };
+        for (count, expected) in [(65_535, Ok(())), (65_536, Err(Malformed::Headers))] {
+            let mut out = BytesMut::new();
+            put_message(&mut out, &message(count));
+            assert_eq!(Reader(out.freeze()).raw().map(drop), expected);
         }
     }
 }

@@ -273,10 +273,6 @@ impl Engine {
         self.channels.values().filter(|channel| channel.dirty).try_for_each(|channel| channel.save(&self.database))
     }
 
-    fn mark_all_dirty(&mut self) {
-        self.channels.values_mut().for_each(|channel| channel.dirty = true);
-    }
-
     /// Takes back what the failed transaction held, and says so to those who wait for it.
     fn failed(&mut self, why: &rusqlite::Error) -> Result<(), StoreError> {
         self.roll_back();

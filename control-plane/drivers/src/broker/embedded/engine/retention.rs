@@ -1,6 +1,9 @@
 //! Removing what every group has settled, by age and size, and keys whose window has passed. A partition loses messages at
 //! its beginning only, so what is left of it is one range.
 
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
 use rusqlite::{Connection, params};
 
 use super::channel::Channel;
@@ -10,6 +13,8 @@ use crate::broker::embedded::store::place;
 
 /// Rows looked at in one go, so that nobody waits long for it.
 const CHUNK: u32 = 2_000;
+/// How long messages and keys each may be removed at a time; everybody else waits.
+const SLICE: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Makes room for so many bytes.
@@ -25,7 +30,6 @@ impl Engine {
         }
         // A little more than needed, so that it is not done for every message.
         let enough = (most - size).min(most - most / 32);
-        begin(&self.database)?;
         while channel.bytes() > enough && channel.trim_oldest(&self.database)? {}
         if channel.bytes() + size > most {
             let kept = channel.bytes();
@@ -35,43 +39,70 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what is too old.
+    /// Removes what is too old, a little of each partition in turn, until nothing is or this has taken long enough.
     pub(super) fn retain(&mut self) -> Result<(), rusqlite::Error> {
-        let now = self.now;
-        let mut removed = false;
-        for channel in self.channels.values_mut() {
-            let micros = |time: std::time::Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-            let oldest = now.saturating_sub(micros(channel.spec.retention));
-            for partition in 0..channel.partitions.len() {
-                let age = channel.oldest(&self.database, partition)?;
-                if age.is_some_and(|at| at < oldest) {
-                    begin(&self.database)?;
-                    channel.trim(&self.database, partition, oldest)?;
-                    removed = true;
-                }
+        self.retain_messages(Instant::now() + SLICE)?;
+        self.forget_keys(Instant::now() + SLICE)?;
+        if self.database.is_autocommit() {
+            return Ok(());
+        }
+        self.save_dirty()?;
+        self.database.prepare_cached("COMMIT")?.execute([])?;
+        self.channels.values_mut().for_each(Channel::committed);
+        Ok(())
+    }
+
+    fn retain_messages(&mut self, until: Instant) -> Result<(), rusqlite::Error> {
+        let mut due = VecDeque::new();
+        for (name, channel) in &self.channels {
+            let oldest = self.now.saturating_sub(micros(channel.spec.retention));
+            due.extend((0..channel.partitions.len()).map(|partition| (name.clone(), partition, oldest)));
+        }
+        self.in_turn(&mut due);
+        while let Some((name, partition, oldest)) = due.pop_front() {
+            let Some(channel) = self.channels.get_mut(&name) else { continue };
+            if channel.oldest(&self.database, partition)?.is_some_and(|at| at < oldest) {
+                channel.trim(&self.database, partition, oldest)?;
+                due.push_back((name, partition, oldest));
             }
-            let expired = now.saturating_sub(micros(channel.spec.idempotency_window));
-            if self.tick.is_multiple_of(10) && has_expired_key(&self.database, channel.id, expired)? {
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_keys(&mut self, until: Instant) -> Result<(), rusqlite::Error> {
+        let expired = |channel: &Channel| self.now.saturating_sub(micros(channel.spec.idempotency_window));
+        let mut due: VecDeque<_> = self.channels.values().map(|channel| (channel.id, expired(channel))).collect();
+        self.in_turn(&mut due);
+        while let Some((channel, expired)) = due.pop_front() {
+            if has_expired_key(&self.database, channel, expired)? {
                 begin(&self.database)?;
                 self.database
                     .prepare_cached(
                         "DELETE FROM keys WHERE (channel, key) IN
-                         (SELECT channel, key FROM keys WHERE channel = ?1 AND at <= ?2 ORDER BY at LIMIT 20000)",
+                         (SELECT channel, key FROM keys WHERE channel = ?1 AND at <= ?2 ORDER BY at LIMIT ?3)",
                     )?
-                    .execute(params![channel.id, expired])?;
-                removed = true;
+                    .execute(params![channel, expired, CHUNK])?;
+                due.push_back((channel, expired));
             }
-        }
-        if removed {
-            self.mark_all_dirty();
-            for channel in self.channels.values().filter(|channel| channel.dirty) {
-                channel.save(&self.database)?;
+            if Instant::now() >= until {
+                break;
             }
-            self.database.prepare_cached("COMMIT")?.execute([])?;
-            self.channels.values_mut().for_each(Channel::committed);
         }
         Ok(())
     }
+
+    /// Lets another one begin each time, so that nobody is always the one for whom there is no time.
+    fn in_turn<T>(&self, due: &mut VecDeque<T>) {
+        let turn = self.tick.checked_rem(due.len() as u64).unwrap_or(0);
+        due.rotate_left(usize::try_from(turn).unwrap_or(0));
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn begin(database: &Connection) -> Result<(), rusqlite::Error> {
@@ -144,6 +175,7 @@ impl Channel {
         if ended {
             to = place(id, number, limit);
         }
+        begin(database)?;
         database.prepare_cached("DELETE FROM messages WHERE place >= ?1 AND place < ?2")?.execute(params![from, to])?;
         state.kept.first += (to - from).cast_unsigned();
         state.kept.bytes = state.kept.bytes.saturating_sub(bytes);

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
@@ -43,6 +44,10 @@ async fn answer(
     metrics: &Metrics,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, text) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz" | "/metrics") if !shared.ready.load(Ordering::Acquire) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the broker checks or salvages its store; it is not ready yet\n".to_owned(),
+        ),
         (&Method::GET, "/healthz") if shared.engine.is_closed() => {
             (StatusCode::SERVICE_UNAVAILABLE, "the broker is ending\n".to_owned())
         }

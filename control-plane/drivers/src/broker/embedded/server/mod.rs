@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::engine::{Command, Engine};
 use super::metrics::Metrics;
@@ -62,6 +62,8 @@ struct Shared {
     engine: mpsc::Sender<Command>,
     memory: Arc<Semaphore>,
     connections: Arc<AtomicU64>,
+    /// Whether the file is open.
+    ready: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -89,25 +91,36 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
 
 async fn run(options: &Options, folder: &Path) -> Result<(), ServeError> {
     let mut end = End::listen()?;
-    let Some(_lock) = lock(folder, &mut end).await? else { return Ok(()) };
+    let Some(lock) = lock(folder, &mut end).await? else { return Ok(()) };
     let metrics = Arc::new(Metrics::default());
     let (engine, commands) = mpsc::channel(QUEUE);
+    let shared = Shared {
+        engine: engine.clone(),
+        memory: Arc::new(Semaphore::new(MEMORY_KIB)),
+        connections: Arc::default(),
+        ready: Arc::default(),
+    };
+    // Before the file is open, which may take minutes: whoever watches this process sees that it is at work.
+    if let Some(port) = options.port {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let listener = TcpListener::bind(address).await.map_err(io("listen on", address))?;
+        tokio::spawn(http::serve(listener, shared.clone(), Arc::clone(&metrics)));
+    }
+    let mut opening = open_aside(folder, &lock)?;
+    let opened = tokio::select! {
+        // A salvage can be interrupted anywhere; the thread ends with the process.
+        () = end.asked() => return Ok(()),
+        opened = &mut opening => opened.map_err(|_| ServeError::Died("opening"))??,
+    };
     let (working, mut ended) = mpsc::channel::<()>(1);
     let (answering, mut view_ended) = mpsc::channel::<()>(1);
-    let threads = start(folder, Arc::clone(&metrics), (engine.clone(), commands), (working, answering))?;
-
-    let shared =
-        Shared { engine: engine.clone(), memory: Arc::new(Semaphore::new(MEMORY_KIB)), connections: Arc::default() };
+    let threads = start(opened, folder, metrics, (engine.clone(), commands), (working, answering))?;
     let socket = bind(folder)?;
     let tcp = match options.listen {
         Some(address) => Some(TcpListener::bind(address).await.map_err(io("listen on", address))?),
         None => None,
     };
-    if let Some(port) = options.port {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let listener = TcpListener::bind(address).await.map_err(io("listen on", address))?;
-        tokio::spawn(http::serve(listener, shared.clone(), metrics));
-    }
+    shared.ready.store(true, Ordering::Release);
     tracing::info!(folder = %folder.display(), "the broker is ready");
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -149,14 +162,30 @@ struct Threads {
     view: JoinHandle<()>,
 }
 
-/// Opens the file and starts the threads that write and read it. `working` and `answering` are dropped when they end.
+/// Opens the file on a thread of its own, which keeps the folder locked for as long as it works on it.
+fn open_aside(
+    folder: &Path,
+    lock: &Arc<File>,
+) -> Result<oneshot::Receiver<Result<open::Opened, StoreError>>, ServeError> {
+    let (sender, receiver) = oneshot::channel();
+    let (folder, lock) = (folder.to_owned(), Arc::clone(lock));
+    let thread = std::thread::Builder::new().name("opening".to_owned()).spawn(move || {
+        // Nobody waits for it any more where the broker was told to end.
+        drop(sender.send(open::open(&folder)));
+        drop(lock);
+    });
+    thread.map_err(io("start", "a thread"))?;
+    Ok(receiver)
+}
+
+/// Starts the threads that write and read the file. `working` and `answering` are dropped when they end.
 fn start(
+    opened: open::Opened,
     folder: &Path,
     metrics: Arc<Metrics>,
     (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     (working, answering): (mpsc::Sender<()>, mpsc::Sender<()>),
 ) -> Result<Threads, ServeError> {
-    let opened = open::open(folder)?;
     let database = reader(&opened.path).map_err(StoreError::from)?;
     let (views, requests) = std::sync::mpsc::sync_channel(64);
     let engine = Engine::new(opened, folder.to_owned(), views, metrics)?;
@@ -203,14 +232,14 @@ fn bind(folder: &Path) -> Result<UnixListener, ServeError> {
 }
 
 /// Waits for the folder; `None` when asked to end before that.
-async fn lock(folder: &Path, end: &mut End) -> Result<Option<File>, ServeError> {
+async fn lock(folder: &Path, end: &mut End) -> Result<Option<Arc<File>>, ServeError> {
     let path = folder.join(LOCK);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(io("open", path.display()))?;
     let mut told = false;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(file)),
+            Ok(()) => return Ok(Some(Arc::new(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(why) => return Err(io("lock", path.display())(why.into())),
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use crate::broker::{BrokerError, Position};
 
@@ -17,7 +17,7 @@ pub mod rows;
 pub mod salvage;
 pub mod view;
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE channels (
@@ -26,6 +26,7 @@ CREATE TABLE channels (
 -- first: the first offset that retention has left; next: the offset of the next message; bytes: of what is kept.
 CREATE TABLE partitions (
     channel INTEGER NOT NULL, partition INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
     PRIMARY KEY (channel, partition)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE groups (
@@ -35,7 +36,7 @@ CREATE TABLE groups (
 CREATE TABLE cursors (
     grp INTEGER NOT NULL, partition INTEGER NOT NULL, base INTEGER NOT NULL, floor INTEGER NOT NULL, above BLOB NOT NULL,
     processed INTEGER NOT NULL, moved INTEGER NOT NULL, skipped INTEGER NOT NULL, rewound INTEGER NOT NULL,
-    delivered INTEGER NOT NULL,
+    delivered INTEGER NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (grp, partition)
 ) STRICT, WITHOUT ROWID;
 -- place: channel << 48 | partition << 40 | offset; at: microseconds since 1970; headers: as in PROTOCOL.md.
@@ -79,6 +80,11 @@ pub enum StoreError {
     Io { attempt: &'static str, path: PathBuf, why: io::Error },
     #[error("{path} was written by a newer meshctl (schema {schema}); run that one", path = path.display())]
     Newer { path: PathBuf, schema: i64 },
+    #[error(
+        "{path} is missing, but {found} is there: put the file back, or move what is left of it out of the folder to begin with an empty one",
+        path = path.display(), found = found.display()
+    )]
+    Missing { path: PathBuf, found: PathBuf },
     #[error("{0}")]
     Damaged(String),
     #[error(transparent)]
@@ -90,29 +96,42 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
-            Self::Sqlite(why) => is_damage(why),
-            Self::Io { .. } | Self::Newer { .. } => false,
+            Self::Sqlite(why) => is_broken(why),
+            Self::Io { .. } | Self::Newer { .. } | Self::Missing { .. } => false,
         }
     }
 }
 
+/// Whether the file is broken, or may not be what SQLite takes it for: it must be opened anew.
 pub fn is_damage(why: &rusqlite::Error) -> bool {
+    is_broken(why) || is_unsynced(why)
+}
+
+fn is_broken(why: &rusqlite::Error) -> bool {
     matches!(why.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Whether a sync failed. The kernel may have dropped what it could not write and says so only once: what a second sync
+/// says is worth nothing.
+fn is_unsynced(why: &rusqlite::Error) -> bool {
+    let code = why.sqlite_error().map(|error| error.extended_code);
+    matches!(code, Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC))
 }
 
 /// Whether there is no room for a write, or the device refuses it; either can pass.
 pub fn is_full(why: &rusqlite::Error) -> bool {
-    matches!(why.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+    matches!(why.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)) && !is_unsynced(why)
 }
 
 /// What a failed write means to whoever asked for it.
 pub fn refusal(why: &rusqlite::Error) -> BrokerError {
     if is_full(why) {
         BrokerError::Full(format!("disk full, or it cannot be written to ({why}); what is kept is delivered on"))
-    } else if is_damage(why) {
+    } else if is_broken(why) {
         BrokerError::Damaged(format!("its file cannot be read ({why}); it is repaired when the broker starts again"))
     } else {
-        BrokerError::Refused(format!("its file cannot be written: {why}"))
+        // Nothing is wrong with what was asked for: it may be tried again.
+        BrokerError::Unreachable(format!("its file cannot be written now: {why}"))
     }
 }
 
@@ -137,4 +156,26 @@ pub fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     database.busy_timeout(Duration::from_secs(5))?;
     database.set_prepared_statement_cache_capacity(64);
     Ok(database)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_write_means() {
+        let failure = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        let full = failure(ffi::SQLITE_FULL);
+        assert!(is_full(&full) && !is_damage(&full) && matches!(refusal(&full), BrokerError::Full(_)));
+        let unwritten = failure(ffi::SQLITE_IOERR_WRITE);
+        assert!(is_full(&unwritten) && !is_damage(&unwritten));
+        let unsynced = failure(ffi::SQLITE_IOERR_FSYNC);
+        assert!(
+            !is_full(&unsynced) && is_damage(&unsynced) && matches!(refusal(&unsynced), BrokerError::Unreachable(_))
+        );
+        assert!(!StoreError::from(unsynced).is_damage(), "what is durable of the file is whole");
+        let broken = failure(ffi::SQLITE_CORRUPT);
+        assert!(is_damage(&broken) && matches!(refusal(&broken), BrokerError::Damaged(_)));
+        assert!(matches!(refusal(&failure(ffi::SQLITE_BUSY)), BrokerError::Unreachable(_)));
+    }
 }

@@ -18,15 +18,17 @@ pub struct Opened {
 }
 
 /// # Errors
-/// When the folder cannot be written to, or the file is a newer meshctl's.
+/// When the folder cannot be written to, the file is a newer meshctl's, or it is missing where there was one.
 pub fn open(folder: &Path) -> Result<Opened, StoreError> {
     let path = folder.join(DATABASE);
     let mark = folder.join(CLEAN);
-    let clean = mark.exists() || !path.exists();
+    salvage::resume(&path)?;
+    let mut clean = mark.exists() || !path.exists();
     let opened = match try_open(&path, clean) {
         Err(why) if why.is_damage() => {
             tracing::error!(file = %path.display(), %why, "the broker's file is damaged; salvaging what can be read");
             salvage::salvage(&path)?;
+            clean = false;
             try_open(&path, true)
         }
         other => other,

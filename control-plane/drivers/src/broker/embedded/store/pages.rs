@@ -1,6 +1,7 @@
 //! Reads messages from the pages of a file whose tree cannot be followed any more. Whatever looks like a row of `messages` and
 //! agrees with its check sum is one; SQLite's file format is stable and documented (sqlite.org/fileformat2.html).
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -8,21 +9,29 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use super::rows::crc;
-use crate::broker::embedded::codec::Raw;
+use crate::broker::embedded::codec::{LONGEST_FRAME, Raw};
 
 /// A leaf of a table.
 const LEAF: u8 = 0x0d;
-/// No message is larger; a longer one is garbage.
-const LONGEST: usize = 1 << 30;
+/// No message is larger, as it came in one frame; a longer one is garbage.
+const LONGEST: usize = LONGEST_FRAME + 1024;
 
 struct Pages<'a> {
     file: &'a File,
+    log: Option<&'a File>,
+    /// Where in the log the newest copy of a page is.
+    newest: HashMap<u64, u64>,
     size: usize,
     usable: usize,
 }
 
-/// Calls `each` with the place, time and content of every intact message, in the order of pages.
-pub fn scan<E: From<io::Error>>(file: &File, mut each: impl FnMut(i64, i64, Raw) -> Result<(), E>) -> Result<(), E> {
+/// Calls `each` with the place, time and content of every intact message, in the order of pages: those of the file, then
+/// those of its log, as far as that was committed.
+pub fn scan<E: From<io::Error>>(
+    file: &File,
+    log: Option<&File>,
+    mut each: impl FnMut(i64, i64, Raw) -> Result<(), E>,
+) -> Result<(), E> {
     let mut header = [0; 100];
     // What cannot be read of it stays zero, and the usual size is taken.
     let _ = file.read_exact_at(&mut header, 0);
@@ -31,10 +40,15 @@ pub fn scan<E: From<io::Error>>(file: &File, mut each: impl FnMut(i64, i64, Raw)
         size if size.is_power_of_two() && size >= 512 => usize::from(size),
         _ => 4_096,
     };
-    let pages = Pages { file, size, usable: size - usize::from(header[20]).min(size - 480) };
+    let usable = size - usize::from(header[20]).min(size - 480);
+    let frames = log.map_or_else(Vec::new, |log| frames(log, size));
+    let newest = frames.iter().copied().collect();
+    let pages = Pages { file, log, newest, size, usable };
     let count = file.metadata()?.len().div_ceil(size as u64);
-    for number in 2..=count {
-        let Some(page) = pages.read(number) else { continue };
+    let inside = (2..=count).map(|number| (file, (number - 1) * size as u64));
+    let beside = log.into_iter().flat_map(|log| frames.iter().map(move |(_, at)| (log, *at)));
+    for (from, at) in inside.chain(beside) {
+        let Some(page) = pages.read_at(from, at) else { continue };
         if page.first() != Some(&LEAF) {
             continue;
         }
@@ -49,14 +63,40 @@ pub fn scan<E: From<io::Error>>(file: &File, mut each: impl FnMut(i64, i64, Raw)
     Ok(())
 }
 
+/// Number and place of each page of a log, up to its last commit; frames of an earlier round have other salts.
+fn frames(log: &File, size: usize) -> Vec<(u64, u64)> {
+    let mut salts = [0; 8];
+    let (mut frames, mut committed) = (Vec::new(), 0);
+    if log.read_exact_at(&mut salts, 16).is_err() {
+        return frames;
+    }
+    let (mut at, mut head) = (32, [0; 24]);
+    while log.read_exact_at(&mut head, at).is_ok() && head[8..16] == salts {
+        frames.push((u64::from(u32_at(&head, 0).unwrap_or(0)), at + 24));
+        if head[4..8] != [0; 4] {
+            committed = frames.len();
+        }
+        at += 24 + size as u64;
+    }
+    frames.truncate(committed);
+    frames
+}
+
 impl Pages<'_> {
-    /// Numbers begin with 1. The last page may be torn: what is missing is zero.
+    /// Numbers begin with 1.
     fn read(&self, number: u64) -> Option<Vec<u8>> {
+        match (self.log, self.newest.get(&number)) {
+            (Some(log), Some(at)) => self.read_at(log, *at),
+            _ => self.read_at(self.file, number.checked_sub(1)?.checked_mul(self.size as u64)?),
+        }
+    }
+
+    /// The last page may be torn: what is missing is zero.
+    fn read_at(&self, file: &File, at: u64) -> Option<Vec<u8>> {
         let mut page = vec![0; self.size];
-        let at = number.checked_sub(1)?.checked_mul(self.size as u64)?;
         let mut filled = 0;
         while filled < page.len() {
-            match self.file.read_at(page.get_mut(filled..)?, at + filled as u64) {
+            match file.read_at(page.get_mut(filled..)?, at + filled as u64) {
                 Ok(0) | Err(_) => break,
                 Ok(read) => filled += read,
             }
@@ -114,7 +154,12 @@ impl Pages<'_> {
         let local = if fitting <= most { fitting } else { least };
         let mut record = cell.get(..local)?.to_vec();
         let mut next = u32_at(cell, local)?;
+        // Garbage can lead in a circle, and would fill memory with it.
+        let mut seen = HashSet::new();
         while record.len() < length {
+            if !seen.insert(next) {
+                return None;
+            }
             let page = self.read(u64::from(next))?;
             let part = (length - record.len()).min(self.usable - 4);
             record.extend_from_slice(page.get(4..4 + part)?);
@@ -193,7 +238,7 @@ mod tests {
             database.close().expect("it closes");
             let mut found = Vec::new();
             let file = File::open(&path).expect("the file");
-            scan(&file, |place, at, message| { found.push((place, at, message)); Ok::<_, io::Error>(()) }).expect("a scan");
+            scan(&file, None, |place, at, message| { found.push((place, at, message)); Ok::<_, io::Error>(()) }).expect("a scan");
             found.sort_by_key(|(place, ..)| *place);
             prop_assert_eq!(found, wanted);
         }
