@@ -286,6 +286,7 @@ async fn a_broker_that_fails_is_told_as_what_it_is() {
         (BrokerError::Unknown("cut".into()), "outcomeUnknown", "may have been kept or not"),
         (BrokerError::Full("disk".into()), "channelFull", "nothing was kept"),
         (BrokerError::Damaged("page 7".into()), "brokerAway", "nothing was kept"),
+        (BrokerError::Refused("its file cannot be written".into()), "brokerAway", "nothing was kept"),
     ] {
         memory.state().publish_errors.push_back(error);
         let refused = courier.publish(CHANNEL, "{}").await;

@@ -20,10 +20,11 @@ use crate::body::Body;
 use crate::problem::{Cause, Problem};
 use crate::trace::Trace;
 
-/// How long a broker that is away is waited for,
+/// How long a broker that is away is tried again,
 const AWAY: Duration = Duration::from_secs(1);
+/// with this between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// and how long one that has been sent the messages.
+/// How long one that has been sent the messages may take to confirm them.
 const CONFIRM: Duration = Duration::from_secs(10);
 /// Between two pieces of a request's body.
 const BODY: Duration = Duration::from_secs(30);
@@ -159,7 +160,9 @@ fn problem(name: &str, error: &BrokerError) -> Problem {
             later(Cause::OutcomeUnknown, what, 1)
         }
         BrokerError::Full(_) => later(Cause::ChannelFull, "nothing was kept; try again later", 5),
-        BrokerError::Refused(_) => Problem::new(Cause::BadRequest, format!("cannot publish to {name}: {error}")),
+        // What is wrong with a request was said before the broker saw it. A publisher takes 400 as final and gives its event
+        // up: nothing that ails the broker may cost one.
+        BrokerError::Refused(_) => later(Cause::BrokerAway, "nothing was kept; try again later", 5),
         BrokerError::Unreachable(_) | BrokerError::NotFound(_) | BrokerError::Lost(_) | BrokerError::Damaged(_) => {
             later(Cause::BrokerAway, "nothing was kept; try again later", 1)
         }
