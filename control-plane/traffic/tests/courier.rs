@@ -390,6 +390,38 @@ async fn a_courier_that_ends_finishes_what_is_under_way() {
 }
 
 #[tokio::test]
+async fn many_that_wait_for_one_key_hold_up_no_other() {
+    let mut listener = Listener::new(|got, _| match got.payload.contains(r#""a""#) {
+        true => Says(200, Duration::from_secs(3600), None),
+        false => OK,
+    })
+    .await;
+    let mut subscription = to(listener.address());
+    subscription.timeout = Span::from_secs(3600);
+    let (courier, memory) = start(ordered(config([("billing", subscription)]))).await;
+    let mut lines = vec![json!({ "orderId": "a" }).to_string(); 2000];
+    lines.push(json!({ "orderId": "b" }).to_string());
+    let batch = with(publish(CHANNEL, lines.join("\n")), &[("content-type", "application/x-ndjson")]);
+    assert_eq!(courier.send(batch).await.status(), 202);
+    listener.until("the other key", |got| got.iter().any(|got| got.payload.contains(r#""b""#))).await;
+    settled(&courier, &memory, 2000).await;
+    assert_eq!(listener.got().len(), 2);
+    drop(courier);
+}
+
+#[tokio::test]
+async fn a_channels_name_may_be_encoded() {
+    let memory = Arc::new(Memory::new([(CHANNEL.to_owned(), "nobody")]));
+    let courier = Courier::new(config([]), Arc::clone(&memory) as SharedBroker).await;
+    let accepted = courier.publish("order%2Eplac%65d", "{}").await;
+    assert_eq!((accepted.status().as_u16(), &json_of(&accepted)["channel"]), (202, &json!(CHANNEL)));
+    let unknown = courier.publish("order%FFplaced", "{}").await;
+    assert_eq!((unknown.status().as_u16(), cause(&unknown)), (404, "noChannel"));
+    assert_eq!(memory.all(CHANNEL).len(), 1);
+    courier.end().await;
+}
+
+#[tokio::test]
 async fn requests_that_make_no_sense_are_refused_with_a_reason() {
     let (courier, memory) = start(config([("billing", to(support::free_address()))])).await;
     let big = "x".repeat((64 << 10) + 1);

@@ -46,6 +46,8 @@ pub(crate) enum Refusal {
 pub(crate) struct Events {
     pub(crate) messages: Vec<Publish>,
     pub(crate) batch: bool,
+    /// All of them, with their headers.
+    pub(crate) bytes: usize,
 }
 
 /// How a request holds its messages.
@@ -74,7 +76,16 @@ struct Reader<'a> {
 
 /// The largest body that such a request may have.
 pub(crate) fn body_limit(channel: &Channel, head: &HeaderMap) -> u64 {
-    match form(head) {
+    limit(channel, form(head))
+}
+
+/// The most bytes that one request to the channel can become.
+pub(crate) fn largest_body(channel: &Channel) -> u64 {
+    limit(channel, Form::Structured).max(limit(channel, Form::Batch)).max(TOGETHER).saturating_add(HEADER_BYTES as u64)
+}
+
+fn limit(channel: &Channel, form: Form) -> u64 {
+    match form {
         Form::Binary => channel.max_message.0,
         // Attributes and the encoding of bytes add to the payload.
         Form::Structured => channel.max_message.0.saturating_mul(2).saturating_add(65_536),
@@ -138,7 +149,8 @@ pub(crate) fn read(
     if kept > most {
         return Err(Refusal::TooLarge(format!("{kept} bytes at once are more than {name} may keep ({most})")));
     }
-    Ok(Events { messages, batch: matches!(form, Form::Batch | Form::Lines) })
+    let bytes = usize::try_from(reader.together.get()).unwrap_or(usize::MAX);
+    Ok(Events { messages, batch: matches!(form, Form::Batch | Form::Lines), bytes })
 }
 
 fn form(head: &HeaderMap) -> Form {
