@@ -377,16 +377,23 @@ async fn a_courier_that_ends_finishes_what_is_under_way() {
     let answered = Arc::clone(&go);
     let mut listener = Listener::new(move |_, _| {
         answered.store(true, SeqCst);
-        Says(200, Duration::from_millis(300), None)
+        Says(200, Duration::from_secs(2), None)
     })
     .await;
-    let (courier, memory) = start(config([("billing", to(listener.address()))])).await;
+    let mut subscription = to(listener.address());
+    subscription.timeout = Span::from_secs(60);
+    let (mut courier, memory) = start(config([("billing", subscription)])).await;
     courier.publish(CHANNEL, "1").await;
     listener.until("under way", |got| !got.is_empty()).await;
     assert_eq!(memory.unsettled(), 1);
+    courier.ask_to_end();
+    memory.until_nobody_receives(CHANNEL).await;
+    assert_eq!(memory.unsettled(), 1, "what is under way is not waited for before");
+    let late = Publish { message: Message { id: "late".into(), ..Message::default() }, idempotency_key: None };
+    memory.publish(CHANNEL, vec![late]).await.expect("published");
     courier.end().await;
     assert!(go.load(SeqCst));
-    assert_eq!((memory.unsettled(), listener.got().len()), (0, 1));
+    assert_eq!((memory.unsettled(), listener.got().len()), (1, 1), "what came later is left to the next courier");
 }
 
 #[tokio::test]

@@ -226,11 +226,12 @@ impl Membership {
     }
 
     /// Passes on what is delivered. Whether it ended because it was to end.
-    async fn consume(&mut self, mut consumer: Consumer) -> bool {
+    async fn consume(&mut self, consumer: Consumer) -> bool {
+        let Consumer { mut deliveries, settler } = consumer;
         let lane = self.lanes.get() + 1;
         self.lanes.set(lane);
         let lost = Rc::new(Cell::new(false));
-        let settling = Settling { of: Rc::clone(&self.of), settler: consumer.settler, lost: Rc::clone(&lost) };
+        let settling = Settling { of: Rc::clone(&self.of), settler, lost: Rc::clone(&lost) };
         let (settle, done) = mpsc::channel(self.group.prefetch as usize + 1);
         let mut settling = tokio::task::spawn_local(settling.run(done));
         let mut going_on = self.tell.send(News::Joined(lane, settle)).await.is_ok();
@@ -238,7 +239,7 @@ impl Membership {
         while going_on {
             let mut arrived = Vec::new();
             let count = tokio::select! {
-                count = consumer.deliveries.recv_many(&mut arrived, AT_ONCE) => count,
+                count = deliveries.recv_many(&mut arrived, AT_ONCE) => count,
                 _ = self.ending.wait_for(|ending| *ending) => break,
                 // Before the end only a panic ends it: without it nothing more would be settled.
                 _ = &mut settling => return true,
@@ -254,7 +255,8 @@ impl Membership {
                 _ = self.ending.wait_for(|ending| *ending) => false,
             };
         }
-        // The membership lasts until the last delivery is settled.
+        // The broker delivers nothing more; the membership lasts until the last delivery is settled.
+        drop(deliveries);
         let _panicked = settling.await;
         self.report.lost();
         true
