@@ -99,6 +99,21 @@ async fn poison_is_dead_at_once_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_message_that_no_request_can_carry_is_poison_and_breaks_nothing() {
+    let mut listener = Listener::new(|_, _| OK).await;
+    let (courier, memory) = start(config([("billing", to(listener.address()))])).await;
+    let headers = (0..40_000).map(|n| (format!("ce-a{n}"), "1".to_owned())).collect();
+    let message = Message { id: "m".into(), headers, ..Message::default() };
+    memory.publish(CHANNEL, vec![Publish { message, idempotency_key: None }]).await.expect("published");
+    let dead = holds(&courier, &memory, Behind::Dead, 1).await.remove(0);
+    assert_eq!(dead.death().map(|death| death.reason), Some(DeathReason::Poison));
+    assert!(dead.history()[0].reason.contains("more than a request can have"), "{}", dead.history()[0].reason);
+    courier.publish(CHANNEL, "next").await;
+    assert_eq!(listener.until("the next", |got| got.len() == 1).await[0].payload, "next");
+    courier.end().await;
+}
+
+#[tokio::test]
 async fn what_fails_twice_and_then_works_is_processed() {
     let mut listener = Listener::new(|_, before| if before < 2 { Says(500, Duration::ZERO, None) } else { OK }).await;
     let (courier, memory) = start(config([("billing", to(listener.address()))])).await;
@@ -433,6 +448,8 @@ async fn requests_that_make_no_sense_are_refused_with_a_reason() {
     let (courier, memory) = start(config([("billing", to(support::free_address()))])).await;
     let big = "x".repeat((64 << 10) + 1);
     let structured = [("content-type", "application/cloudevents+json")];
+    let more: String = (0..15_000).map(|n| format!(r#","{n:x}":1"#)).collect();
+    let attributes = format!(r#"{{"specversion":"1.0","id":"e","source":"s","type":"t"{more}}}"#);
     for (request, status, why, says) in [
         (publish("order.plced", "{}"), 404, "noChannel", "there are: order.placed"),
         (get("/channels/order.placed/messages"), 405, "methodNotAllowed", "POSTed"),
@@ -443,6 +460,7 @@ async fn requests_that_make_no_sense_are_refused_with_a_reason() {
         (with(publish(CHANNEL, "{}"), &[("ce-id", "")]), 400, "badRequest", "`ce-id` is empty"),
         (with(publish(CHANNEL, "{}"), &structured), 400, "badRequest", "has no `id`"),
         (with(publish(CHANNEL, "[]"), &structured), 400, "badRequest", "no JSON object"),
+        (with(publish(CHANNEL, attributes), &structured), 400, "badRequest", "15005 attributes"),
     ] {
         let refused = courier.send(request).await;
         assert_eq!((refused.status().as_u16(), cause(&refused)), (status, why), "{}", refused.body());
@@ -452,7 +470,7 @@ async fn requests_that_make_no_sense_are_refused_with_a_reason() {
     assert_eq!(memory.all(CHANNEL), []);
     let refused = courier.send(get("/metrics")).await.into_body();
     assert!(
-        refused.contains(r#"meshctl_courier_refused_total{channel="order.placed",cause="badRequest"} 5"#),
+        refused.contains(r#"meshctl_courier_refused_total{channel="order.placed",cause="badRequest"} 6"#),
         "{refused}"
     );
     courier.end().await;

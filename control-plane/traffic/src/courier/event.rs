@@ -32,7 +32,8 @@ const MESSAGES: usize = 10_000;
 /// The largest body of a batch, in times the largest message, and in bytes unless one message may be larger.
 const BATCH: u64 = 16;
 const BATCH_BYTES: u64 = 32 << 20;
-/// What the messages of one batch may have together, with the attributes that each of them gets from the request.
+/// What the messages of one batch may have together, with the attributes and keys that each of them gets from the request:
+/// less than brokers take in one piece.
 const TOGETHER: u64 = 48 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(crate) enum Refusal {
 pub(crate) struct Events {
     pub(crate) messages: Vec<Publish>,
     pub(crate) batch: bool,
-    /// All of them, with their headers.
+    /// All of them, with their headers and keys.
     pub(crate) bytes: usize,
 }
 
@@ -277,12 +278,12 @@ impl Reader<'_> {
         or_else(&mut message, header::CE_TIME, &|| self.now.to_string());
         message.remove_header(header::CE_SPECVERSION);
         self.carry_trace(&mut message)?;
-        self.measure(&message, at)?;
+        self.measure(&message, idempotency_key.as_deref(), at)?;
         Ok(Publish { message, idempotency_key })
     }
 
     /// Whether it can be delivered as an HTTP request, and published with those before it.
-    fn measure(&self, message: &Message, at: Option<usize>) -> Result<(), Refusal> {
+    fn measure(&self, message: &Message, idempotency_key: Option<&str>, at: Option<usize>) -> Result<(), Refusal> {
         let (count, bytes) =
             (message.headers.len(), message.headers.iter().map(|(name, text)| name.len() + text.len()));
         let bytes = bytes.sum::<usize>();
@@ -292,7 +293,8 @@ impl Reader<'_> {
                 "{which} has {count} attributes of {bytes} bytes together; up to {HEADERS} of {HEADER_BYTES} bytes are taken: put what is long into the payload"
             )));
         }
-        let together = self.together.get() + (bytes + message.payload.len()) as u64;
+        let keys = message.key.as_deref().into_iter().chain(idempotency_key).map(str::len).sum::<usize>();
+        let together = self.together.get() + (bytes + keys + message.payload.len()) as u64;
         self.together.set(together);
         match at {
             Some(at) if at > 0 && together > TOGETHER => Err(Refusal::TooLarge(format!(
