@@ -290,7 +290,8 @@ impl Reader<'_> {
         if count > HEADERS || bytes > HEADER_BYTES {
             let which = at.map_or("the message".to_owned(), |at| format!("message {at} of the batch"));
             return Err(bad(format!(
-                "{which} has {count} attributes of {bytes} bytes together; up to {HEADERS} of {HEADER_BYTES} bytes are taken: put what is long into the payload"
+                "{which} has {count} attributes of {bytes} bytes together; up to {HEADERS} of {HEADER_BYTES} \
+                 bytes are taken: put what is long into the payload"
             )));
         }
         let keys = message.key.as_deref().into_iter().chain(idempotency_key).map(str::len).sum::<usize>();
