@@ -99,6 +99,21 @@ async fn poison_is_dead_at_once_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_message_that_no_request_can_carry_is_poison_and_breaks_nothing() {
+    let mut listener = Listener::new(|_, _| OK).await;
+    let (courier, memory) = start(config([("billing", to(listener.address()))])).await;
+    let headers = (0..40_000).map(|n| (format!("ce-a{n}"), "1".to_owned())).collect();
+    let message = Message { id: "m".into(), headers, ..Message::default() };
+    memory.publish(CHANNEL, vec![Publish { message, idempotency_key: None }]).await.expect("published");
+    let dead = holds(&courier, &memory, Behind::Dead, 1).await.remove(0);
+    assert_eq!(dead.death().map(|death| death.reason), Some(DeathReason::Poison));
+    assert!(dead.history()[0].reason.contains("more than a request can have"), "{}", dead.history()[0].reason);
+    courier.publish(CHANNEL, "next").await;
+    assert_eq!(listener.until("the next", |got| got.len() == 1).await[0].payload, "next");
+    courier.end().await;
+}
+
+#[tokio::test]
 async fn what_fails_twice_and_then_works_is_processed() {
     let mut listener = Listener::new(|_, before| if before < 2 { Says(500, Duration::ZERO, None) } else { OK }).await;
     let (courier, memory) = start(config([("billing", to(listener.address()))])).await;
@@ -286,6 +301,7 @@ async fn a_broker_that_fails_is_told_as_what_it_is() {
         (BrokerError::Unknown("cut".into()), "outcomeUnknown", "may have been kept or not"),
         (BrokerError::Full("disk".into()), "channelFull", "nothing was kept"),
         (BrokerError::Damaged("page 7".into()), "brokerAway", "nothing was kept"),
+        (BrokerError::Refused("its file cannot be written".into()), "brokerAway", "nothing was kept"),
     ] {
         memory.state().publish_errors.push_back(error);
         let refused = courier.publish(CHANNEL, "{}").await;
@@ -376,16 +392,55 @@ async fn a_courier_that_ends_finishes_what_is_under_way() {
     let answered = Arc::clone(&go);
     let mut listener = Listener::new(move |_, _| {
         answered.store(true, SeqCst);
-        Says(200, Duration::from_millis(300), None)
+        Says(200, Duration::from_secs(2), None)
     })
     .await;
-    let (courier, memory) = start(config([("billing", to(listener.address()))])).await;
+    let mut subscription = to(listener.address());
+    subscription.timeout = Span::from_secs(60);
+    let (mut courier, memory) = start(config([("billing", subscription)])).await;
     courier.publish(CHANNEL, "1").await;
     listener.until("under way", |got| !got.is_empty()).await;
     assert_eq!(memory.unsettled(), 1);
+    courier.ask_to_end();
+    memory.until_nobody_receives(CHANNEL).await;
+    assert_eq!(memory.unsettled(), 1, "what is under way is not waited for before");
+    let late = Publish { message: Message { id: "late".into(), ..Message::default() }, idempotency_key: None };
+    memory.publish(CHANNEL, vec![late]).await.expect("published");
     courier.end().await;
     assert!(go.load(SeqCst));
-    assert_eq!((memory.unsettled(), listener.got().len()), (0, 1));
+    assert_eq!((memory.unsettled(), listener.got().len()), (1, 1), "what came later is left to the next courier");
+}
+
+#[tokio::test]
+async fn many_that_wait_for_one_key_hold_up_no_other() {
+    let mut listener = Listener::new(|got, _| match got.payload.contains(r#""a""#) {
+        true => Says(200, Duration::from_secs(3600), None),
+        false => OK,
+    })
+    .await;
+    let mut subscription = to(listener.address());
+    subscription.timeout = Span::from_secs(3600);
+    let (courier, memory) = start(ordered(config([("billing", subscription)]))).await;
+    let mut lines = vec![json!({ "orderId": "a" }).to_string(); 2000];
+    lines.push(json!({ "orderId": "b" }).to_string());
+    let batch = with(publish(CHANNEL, lines.join("\n")), &[("content-type", "application/x-ndjson")]);
+    assert_eq!(courier.send(batch).await.status(), 202);
+    listener.until("the other key", |got| got.iter().any(|got| got.payload.contains(r#""b""#))).await;
+    settled(&courier, &memory, 2000).await;
+    assert_eq!(listener.got().len(), 2);
+    drop(courier);
+}
+
+#[tokio::test]
+async fn a_channels_name_may_be_encoded() {
+    let memory = Arc::new(Memory::new([(CHANNEL.to_owned(), "nobody")]));
+    let courier = Courier::new(config([]), Arc::clone(&memory) as SharedBroker).await;
+    let accepted = courier.publish("order%2Eplac%65d", "{}").await;
+    assert_eq!((accepted.status().as_u16(), &json_of(&accepted)["channel"]), (202, &json!(CHANNEL)));
+    let unknown = courier.publish("order%FFplaced", "{}").await;
+    assert_eq!((unknown.status().as_u16(), cause(&unknown)), (404, "noChannel"));
+    assert_eq!(memory.all(CHANNEL).len(), 1);
+    courier.end().await;
 }
 
 #[tokio::test]
@@ -393,6 +448,8 @@ async fn requests_that_make_no_sense_are_refused_with_a_reason() {
     let (courier, memory) = start(config([("billing", to(support::free_address()))])).await;
     let big = "x".repeat((64 << 10) + 1);
     let structured = [("content-type", "application/cloudevents+json")];
+    let more: String = (0..15_000).map(|n| format!(r#","{n:x}":1"#)).collect();
+    let attributes = format!(r#"{{"specversion":"1.0","id":"e","source":"s","type":"t"{more}}}"#);
     for (request, status, why, says) in [
         (publish("order.plced", "{}"), 404, "noChannel", "there are: order.placed"),
         (get("/channels/order.placed/messages"), 405, "methodNotAllowed", "POSTed"),
@@ -403,6 +460,7 @@ async fn requests_that_make_no_sense_are_refused_with_a_reason() {
         (with(publish(CHANNEL, "{}"), &[("ce-id", "")]), 400, "badRequest", "`ce-id` is empty"),
         (with(publish(CHANNEL, "{}"), &structured), 400, "badRequest", "has no `id`"),
         (with(publish(CHANNEL, "[]"), &structured), 400, "badRequest", "no JSON object"),
+        (with(publish(CHANNEL, attributes), &structured), 400, "badRequest", "15005 attributes"),
     ] {
         let refused = courier.send(request).await;
         assert_eq!((refused.status().as_u16(), cause(&refused)), (status, why), "{}", refused.body());
@@ -412,7 +470,7 @@ async fn requests_that_make_no_sense_are_refused_with_a_reason() {
     assert_eq!(memory.all(CHANNEL), []);
     let refused = courier.send(get("/metrics")).await.into_body();
     assert!(
-        refused.contains(r#"meshctl_courier_refused_total{channel="order.placed",cause="badRequest"} 5"#),
+        refused.contains(r#"meshctl_courier_refused_total{channel="order.placed",cause="badRequest"} 6"#),
         "{refused}"
     );
     courier.end().await;

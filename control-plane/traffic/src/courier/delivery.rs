@@ -113,7 +113,7 @@ pub(crate) struct Deliveries {
     pause: Pause,
     held: HashMap<Ticket, Held>,
     issued: Ticket,
-    /// In the order in which they are tried. Tickets of what was forgotten since are passed over.
+    /// In the order in which they are tried.
     ready: VecDeque<Ticket>,
     later: BinaryHeap<Reverse<(u64, Ticket)>>,
     /// For each key that is held, those behind the first.
@@ -228,7 +228,8 @@ impl Deliveries {
             Answer::Failed(failed) if failed.failure != Failure::Rejected => {
                 let (message, fresh) = (&held.message.id, tries(&held.message, &held.history) == 0);
                 let (failure, reason) = (failed.failure, &failed.reason);
-                self.pause.failed(now.nanos, pause::Attempt { message, fresh, failure, reason, probe })
+                let wait = crate::clock::nanos(failed.retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
+                self.pause.failed(now.nanos, pause::Attempt { message, fresh, failure, reason, wait, probe })
             }
             _ => {
                 self.pause.answered();
@@ -359,6 +360,10 @@ impl Deliveries {
                 Some(_) => drop(self.release(ticket, now)),
             }
         }
+        // They would be passed over in time, but a membership that is lost again and again must not pile them up.
+        self.ready.retain(|ticket| self.held.contains_key(ticket));
+        self.later.retain(|Reverse((_, ticket))| self.held.contains_key(ticket));
+        self.keys.values_mut().for_each(|line| line.retain(|ticket| self.held.contains_key(ticket)));
     }
 
     /// Nothing begins any more.
@@ -419,6 +424,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_membership_that_is_lost() {
+        let retry = Retry { attempts: 3, backoff: vec![Span::from_secs(1)], jitter: Percent(0.0) };
+        let (service, url, timeout) = ("billing".into(), "http://127.0.0.1:1/".into(), Span::from_secs(1));
+        let config = Subscription { service, url, concurrency: 1, timeout, retry, alert: None };
+        let mut deliveries = Deliveries::new("order.placed", "billing", &config, true);
+        let now = Now { nanos: 1, time: Timestamp::UNIX_EPOCH };
+        for lane in 1..10 {
+            for offset in 0..30 {
+                let key = Some(format!("k{}", offset % 5));
+                let mut message = Message { id: offset.to_string(), key, ..Message::default() };
+                if offset % 5 == 4 {
+                    message.set_header(header::NOT_BEFORE, "2026-01-01T00:00:00Z");
+                }
+                let position = Position { partition: 0, offset };
+                deliveries.arrive(lane, Delivery { position, message, accepted_at: now.time, redelivered: true }, now);
+            }
+            let begun = deliveries.begin(now.nanos);
+            assert_eq!(begun.is_some(), lane == 1, "one at a time");
+            deliveries.forget(lane, now.nanos);
+            assert_eq!((deliveries.held(), deliveries.under_way()), (1, 1), "the orphan");
+            assert_eq!((deliveries.ready.len(), deliveries.later.len()), (0, 0));
+            assert_eq!(deliveries.keys.values().map(VecDeque::len).collect::<Vec<_>>(), [0]);
+        }
+    }
 
     proptest! {
         #[test]

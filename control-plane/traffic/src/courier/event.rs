@@ -3,6 +3,7 @@
 //! Kept are the payload as it is, CloudEvents attributes (`ce-…`), what describes the content, and the trace. Whatever else
 //! stands in a request (credentials, cookies, forwarding) concerns that request and nobody who receives the message.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -21,12 +22,19 @@ use crate::trace::{TRACESTATE, Trace};
 
 /// The key of a message, where its payload does not hold it.
 const KEY: HeaderName = HeaderName::from_static("meshctl-key");
-const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+pub(crate) const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+/// Of one message: attributes and what else becomes a header, and their bytes. Whoever has more puts it into the payload; a
+/// subscriber's server would not take it as headers.
+const HEADERS: usize = 64;
+const HEADER_BYTES: usize = 32 << 10;
 /// Of one batch.
 const MESSAGES: usize = 10_000;
 /// The largest body of a batch, in times the largest message, and in bytes unless one message may be larger.
 const BATCH: u64 = 16;
 const BATCH_BYTES: u64 = 32 << 20;
+/// What the messages of one batch may have together, with the attributes and keys that each of them gets from the request:
+/// less than brokers take in one piece.
+const TOGETHER: u64 = 48 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -39,6 +47,8 @@ pub(crate) enum Refusal {
 pub(crate) struct Events {
     pub(crate) messages: Vec<Publish>,
     pub(crate) batch: bool,
+    /// All of them, with their headers and keys.
+    pub(crate) bytes: usize,
 }
 
 /// How a request holds its messages.
@@ -61,11 +71,22 @@ struct Reader<'a> {
     caller: Option<&'a str>,
     idempotency_key: Option<&'a str>,
     key: Option<&'a str>,
+    /// Bytes of messages so far.
+    together: Cell<u64>,
 }
 
 /// The largest body that such a request may have.
 pub(crate) fn body_limit(channel: &Channel, head: &HeaderMap) -> u64 {
-    match form(head) {
+    limit(channel, form(head))
+}
+
+/// The most bytes that one request to the channel can become.
+pub(crate) fn largest_body(channel: &Channel) -> u64 {
+    limit(channel, Form::Structured).max(limit(channel, Form::Batch)).max(TOGETHER).saturating_add(HEADER_BYTES as u64)
+}
+
+fn limit(channel: &Channel, form: Form) -> u64 {
+    match form {
         Form::Binary => channel.max_message.0,
         // Attributes and the encoding of bytes add to the payload.
         Form::Structured => channel.max_message.0.saturating_mul(2).saturating_add(65_536),
@@ -91,7 +112,7 @@ pub(crate) fn read(
 ) -> Result<Events, Refusal> {
     let caller = text(head, &CALLER)?;
     let (idempotency_key, key) = (text(head, &IDEMPOTENCY_KEY)?, text(head, &KEY)?);
-    let reader = Reader { name, channel, head, trace, now, caller, idempotency_key, key };
+    let reader = Reader { name, channel, head, trace, now, caller, idempotency_key, key, together: Cell::new(0) };
     let form = form(head);
     let messages = match form {
         Form::Binary => vec![reader.binary(body.clone(), None, new_id())?],
@@ -121,7 +142,16 @@ pub(crate) fn read(
             .collect::<Result<_, _>>()?
         }
     };
-    Ok(Events { messages, batch: matches!(form, Form::Batch | Form::Lines) })
+    // What the channel could never keep, it refuses for good: here that can still be told from a broker in trouble.
+    let kept = messages
+        .iter()
+        .map(|Publish { message, .. }| message.payload.len() + message.key.iter().map(String::len).sum::<usize>());
+    let (kept, most) = (kept.sum::<usize>() as u64, channel.max_size.0);
+    if kept > most {
+        return Err(Refusal::TooLarge(format!("{kept} bytes at once are more than {name} may keep ({most})")));
+    }
+    let bytes = usize::try_from(reader.together.get()).unwrap_or(usize::MAX);
+    Ok(Events { messages, batch: matches!(form, Form::Batch | Form::Lines), bytes })
 }
 
 fn form(head: &HeaderMap) -> Form {
@@ -142,6 +172,9 @@ impl Reader<'_> {
         for (name, value) in self.head {
             let content = [CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LANGUAGE].contains(name) && at.is_none();
             if content || name.as_str().starts_with("ce-") {
+                if headers.iter().any(|(known, _)| known == name.as_str()) {
+                    return Err(bad(format!("`{name}` is given twice")));
+                }
                 headers.push((name.as_str().to_owned(), readable(name, value)?.to_owned()));
             }
         }
@@ -245,19 +278,45 @@ impl Reader<'_> {
         or_else(&mut message, header::CE_TIME, &|| self.now.to_string());
         message.remove_header(header::CE_SPECVERSION);
         self.carry_trace(&mut message)?;
+        self.measure(&message, idempotency_key.as_deref(), at)?;
         Ok(Publish { message, idempotency_key })
     }
 
-    /// A key means what its publisher means by it: two publishers that number their messages alike do not collide.
+    /// Whether it can be delivered as an HTTP request, and published with those before it.
+    fn measure(&self, message: &Message, idempotency_key: Option<&str>, at: Option<usize>) -> Result<(), Refusal> {
+        let (count, bytes) =
+            (message.headers.len(), message.headers.iter().map(|(name, text)| name.len() + text.len()));
+        let bytes = bytes.sum::<usize>();
+        if count > HEADERS || bytes > HEADER_BYTES {
+            let which = at.map_or("the message".to_owned(), |at| format!("message {at} of the batch"));
+            return Err(bad(format!(
+                "{which} has {count} attributes of {bytes} bytes together; up to {HEADERS} of {HEADER_BYTES} \
+                 bytes are taken: put what is long into the payload"
+            )));
+        }
+        let keys = message.key.as_deref().into_iter().chain(idempotency_key).map(str::len).sum::<usize>();
+        let together = self.together.get() + (bytes + keys + message.payload.len()) as u64;
+        self.together.set(together);
+        match at {
+            Some(at) if at > 0 && together > TOGETHER => Err(Refusal::TooLarge(format!(
+                "with message {at} the batch has more than {TOGETHER} bytes: publish fewer at once"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A key means what its publisher means by it: two publishers that number their messages alike do not collide. Its parts
+    /// are separated by what none of them can hold.
     fn idempotency_key(&self, message: &Message, at: Option<usize>) -> Option<String> {
-        let place = at.map_or(String::new(), |at| format!("#{at}"));
+        let caller = self.caller.unwrap_or_default();
+        let place = at.map_or(String::new(), |at| at.to_string());
         if let Some(given) = self.idempotency_key {
-            return Some(format!("key/{}/{given}{place}", self.caller.unwrap_or_default()));
+            return Some(["key", caller, given, &place].join("\0"));
         }
         let (source, id) = (message.header(header::CE_SOURCE)?, message.header(header::CE_ID)?);
         // In a batch of lines all have the attributes of the request.
         let place = if form(self.head) == Form::Lines { place } else { String::new() };
-        Some(format!("event/{}/{source}/{id}{place}", self.caller.unwrap_or_default()))
+        Some(["event", caller, source, id, &place].join("\0"))
     }
 
     fn carry_trace(&self, message: &mut Message) -> Result<(), Refusal> {
@@ -266,8 +325,11 @@ impl Reader<'_> {
         message.headers.push((header::TRACEPARENT.to_owned(), parent.to_owned()));
         let names = if self.trace.continued() { &[TRACESTATE, BAGGAGE][..] } else { &[BAGGAGE] };
         for name in names {
-            for value in self.head.get_all(name) {
-                message.headers.push((name.as_str().to_owned(), readable(name, value)?.to_owned()));
+            // Lists, which may come in several lines.
+            let lines = self.head.get_all(name).iter().map(|value| readable(name, value));
+            let lines: Vec<&str> = lines.collect::<Result<_, _>>()?;
+            if !lines.is_empty() {
+                message.headers.push((name.as_str().to_owned(), lines.join(",")));
             }
         }
         Ok(())

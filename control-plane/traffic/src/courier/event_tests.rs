@@ -67,14 +67,62 @@ fn keys_come_from_the_head_or_else_from_the_payload() {
 #[test]
 fn what_makes_a_publish_the_same_as_another() {
     let of = |pairs: &[(&str, &str)]| one(pairs, b"").idempotency_key;
-    assert_eq!(of(&[("idempotency-key", "7")]), Some("key//7".into()));
-    assert_eq!(of(&[("idempotency-key", "7"), ("meshctl-caller", "orders")]), Some("key/orders/7".into()));
+    let key = |parts: &[&str]| Some(parts.join("\0"));
+    assert_eq!(of(&[("idempotency-key", "7")]), key(&["key", "", "7", ""]));
+    assert_eq!(of(&[("idempotency-key", "7"), ("meshctl-caller", "orders")]), key(&["key", "orders", "7", ""]));
     assert_eq!(of(&[("ce-id", "e")]), None);
-    assert_eq!(of(&[("ce-id", "e"), ("ce-source", "s")]), Some("event//s/e".into()));
-    assert_eq!(of(&[("ce-id", "e"), ("ce-source", "s"), ("idempotency-key", "7")]), Some("key//7".into()));
+    assert_eq!(of(&[("ce-id", "e"), ("ce-source", "s")]), key(&["event", "", "s", "e", ""]));
+    assert_eq!(of(&[("ce-id", "e"), ("ce-source", "s"), ("idempotency-key", "7")]), key(&["key", "", "7", ""]));
     let lines = take(&[("content-type", "application/x-ndjson"), ("idempotency-key", "7")], b"1\n\n2\n").expect("good");
-    let keys: Vec<_> = lines.messages.iter().map(|publish| publish.idempotency_key.as_deref()).collect();
-    assert_eq!(keys, [Some("key//7#0"), Some("key//7#1")]);
+    let keys: Vec<_> = lines.messages.iter().map(|publish| publish.idempotency_key.clone()).collect();
+    assert_eq!(keys, [key(&["key", "", "7", "0"]), key(&["key", "", "7", "1"])]);
+}
+
+#[test]
+fn different_events_never_share_a_key() {
+    let event = |source: &str, id: &str| [("ce-source", source.to_owned()), ("ce-id", id.to_owned())];
+    let given = |key: &str| [("idempotency-key", key.to_owned()), ("meshctl-caller", "orders".to_owned())];
+    let of = |pairs: &[(&str, String)], lines: bool| {
+        let mut pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        if lines {
+            pairs.push(("content-type", "application/x-ndjson"));
+        }
+        one(&pairs, b"1").idempotency_key.expect("a key")
+    };
+    let keys = [
+        of(&event("/a/b", "c"), false),
+        of(&event("/a", "b/c"), false),
+        of(&event("/a/b/c#0", "d"), false),
+        of(&event("/a/b", "c"), true),
+        of(&event("/a/b", "c#0"), false),
+        of(&given("7"), false),
+        of(&given("7"), true),
+        of(&given("7#0"), false),
+        of(&[("idempotency-key", "orders/7".to_owned())], false),
+    ];
+    assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len(), "{keys:?}");
+}
+
+#[test]
+fn attributes_are_few_and_short() {
+    let attributes = |count: usize, length: usize| {
+        let more: String = (0..count).map(|n| format!(r#","a{n}":"{}""#, "x".repeat(length))).collect();
+        format!(r#"{{"specversion":"1.0","id":"e","source":"s","type":"t"{more}}}"#)
+    };
+    let kind = [("content-type", "application/cloudevents+json")];
+    assert!(take(&kind, attributes(50, 10).as_bytes()).is_ok());
+    for (count, length) in [(30_000, 0), (61, 1), (4, 9000)] {
+        let refused = take(&kind, attributes(count, length).as_bytes()).map(|_| ());
+        assert!(matches!(&refused, Err(Refusal::Bad(why)) if why.contains("attributes")), "{count}: {refused:?}");
+    }
+    let twice = take(&[("ce-id", "1"), ("ce-id", "2")], b"").map(|_| ());
+    assert!(matches!(&twice, Err(Refusal::Bad(why)) if why.contains("`ce-id` is given twice")), "{twice:?}");
+    let lists = one(&[("baggage", "a=1"), ("baggage", "b=2")], b"").message;
+    assert_eq!(lists.header("baggage"), Some("a=1,b=2"));
+    // Each line of a batch gets the request's attributes.
+    let long = "x".repeat(16 << 10);
+    let head = [("content-type", "application/x-ndjson"), ("ce-subject", long.as_str())];
+    assert!(matches!(take(&head, "1\n".repeat(4000).as_bytes()), Err(Refusal::TooLarge(_))));
 }
 
 #[test]
@@ -115,6 +163,12 @@ fn no_message_is_larger_than_the_channel_takes() {
     let lines = [(&b"1\n"[..]), &large].concat();
     let refused = take(&[("content-type", "application/x-ndjson")], &lines).map(|_| ());
     assert!(matches!(&refused, Err(Refusal::TooLarge(why)) if why.contains("message 1 of the batch")), "{refused:?}");
+    let all = "1234567890\n".repeat((1 << 20) / 10 / 128 + 1);
+    let whole = Channel { max_size: Size(8000), ..channel(None) };
+    let head = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))]);
+    let trace = Trace::of(&head, || 1);
+    let refused = read("c", &whole, &head, &all.into(), &trace, Timestamp::UNIX_EPOCH, String::new).map(|_| ());
+    assert!(matches!(&refused, Err(Refusal::TooLarge(why)) if why.contains("may keep (8000)")), "{refused:?}");
     let many = "1\n".repeat(MESSAGES + 1);
     assert!(matches!(take(&[("content-type", "application/x-ndjson")], many.as_bytes()), Err(Refusal::TooLarge(_))));
 }

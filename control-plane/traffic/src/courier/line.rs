@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use meshctl_drivers::broker::{Consumer, Delivery, Settlement, SharedBroker};
-use meshctl_model::delivery::{Behind, Channel, Subscription};
+use meshctl_model::delivery::{Behind, Channel};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -24,8 +24,12 @@ use crate::clock;
 /// those that are held.
 const ARRIVING: usize = 16;
 const AT_ONCE: usize = 64;
-/// What is held in memory at most, by the size that a channel's messages may have.
+/// What this process holds in memory at most, by the size that a channel's messages may have. Half of each subscription's
+/// share is for its channel, half for what is behind it; twice what is under way fits in any case, so that one half is
+/// attempted while the other is being settled.
 const HELD_BYTES: u64 = 1 << 30;
+/// The most that one group holds of messages that wait: for others with their key, for their time.
+const WAITING: u32 = 16_384;
 const REJOIN: Duration = Duration::from_millis(50);
 const SLOWEST_REJOIN: Duration = Duration::from_secs(1);
 const LOOK_AFTER_EVERY: Duration = Duration::from_secs(1);
@@ -36,11 +40,18 @@ pub(crate) struct Line {
     pub(crate) subscriber: Rc<Subscriber>,
     pub(crate) tally: Rc<Tally>,
     pub(crate) report: Rc<Report>,
-    /// Each group with which the broker knows this subscription: channel and name.
-    pub(crate) groups: Vec<(String, String)>,
-    pub(crate) prefetch: u32,
+    /// Each with which the broker knows this subscription.
+    pub(crate) groups: Vec<Group>,
     /// Becomes true when nothing is to begin any more.
     pub(crate) ending: watch::Receiver<bool>,
+}
+
+/// A group of consumers.
+pub(crate) struct Group {
+    channel: String,
+    name: String,
+    /// How many deliveries are held of it.
+    prefetch: u32,
 }
 
 /// What a membership tells its line.
@@ -50,19 +61,30 @@ enum News {
     Lost(Lane),
 }
 
-/// The groups of a subscription: its own, and those of the channels behind it from which couriers consume.
-pub(crate) fn groups(channel: &str, name: &str, config: &Subscription) -> Vec<(String, String)> {
-    let behind = Behind::of(&config.retry).filter(|behind| matches!(behind, Behind::Retry(_) | Behind::Replay));
-    let behind = behind.map(|behind| (behind.channel(channel, name), behind.group().to_owned()));
-    std::iter::once((channel.to_owned(), name.to_owned())).chain(behind).collect()
-}
-
-/// How many deliveries a line holds of each group. More than are under way, because one waits for its commit, for its time
-/// or for another with its key.
-pub(crate) fn prefetch(channel: &Channel, config: &Subscription) -> u32 {
-    let wanted = config.concurrency.saturating_mul(if channel.ordered { 16 } else { 4 }).max(64);
-    let fit = u32::try_from(HELD_BYTES / channel.max_message.0.max(1)).unwrap_or(u32::MAX);
-    wanted.min(fit.max(config.concurrency))
+/// The groups of a subscription, one of `subscriptions` of this process: its own, and those of the channels behind it from
+/// which couriers consume.
+///
+/// Where messages wait, for one with their key or for their time, the others are behind them, and how many are held is all
+/// that keeps those who could go from waiting as well: as many as fit. Elsewhere more than are under way, because one waits
+/// for its commit.
+pub(crate) fn groups(channel: &str, name: &str, config: &Channel, subscriptions: usize) -> Vec<Group> {
+    let Some(its) = config.subscriptions.get(name) else { return Vec::new() };
+    let half = HELD_BYTES / 2 / subscriptions.max(1) as u64;
+    let behind = Behind::of(&its.retry).filter(|behind| matches!(behind, Behind::Retry(_) | Behind::Replay));
+    let behind: Vec<Behind> = behind.collect();
+    let prefetch = |wanted: u32, bytes: u64| {
+        let fit = u32::try_from(bytes / config.max_message.0.max(1)).unwrap_or(u32::MAX);
+        wanted.min(fit.max(its.concurrency.saturating_mul(2)))
+    };
+    let wanted = if config.ordered { WAITING } else { its.concurrency.saturating_mul(4).max(64) };
+    let own = Group { channel: channel.to_owned(), name: name.to_owned(), prefetch: prefetch(wanted, half) };
+    let share = half / behind.len().max(1) as u64;
+    let behind = behind.into_iter().map(|behind| Group {
+        channel: behind.channel(channel, name),
+        name: behind.group().to_owned(),
+        prefetch: prefetch(WAITING, share),
+    });
+    std::iter::once(own).chain(behind).collect()
 }
 
 impl Line {
@@ -71,13 +93,12 @@ impl Line {
         let (tell, mut told) = mpsc::channel(ARRIVING);
         let lanes = Rc::new(Cell::new(0));
         let mut memberships = JoinSet::new();
-        for (channel, group) in &self.groups {
+        for group in self.groups {
+            let of = Rc::from(format!("{} as {}", group.channel, group.name));
             let membership = Membership {
                 broker: self.broker.clone(),
-                channel: channel.clone(),
-                group: group.clone(),
-                prefetch: self.prefetch,
-                of: Rc::from(format!("{channel} as {group}")),
+                group,
+                of,
                 tell: tell.clone(),
                 lanes: Rc::clone(&lanes),
                 report: Rc::clone(&self.report),
@@ -167,9 +188,7 @@ fn settle(settles: &HashMap<Lane, mpsc::Sender<Settlement>>, tally: &Tally, sett
 /// A place in one group of consumers, taken anew whenever it is lost.
 struct Membership {
     broker: SharedBroker,
-    channel: String,
-    group: String,
-    prefetch: u32,
+    group: Group,
     of: Rc<str>,
     tell: mpsc::Sender<News>,
     lanes: Rc<Cell<Lane>>,
@@ -182,7 +201,7 @@ impl Membership {
         let mut failed = 0u32;
         loop {
             let joining = tokio::select! {
-                joining = self.broker.consume(&self.channel, &self.group, self.prefetch) => joining,
+                joining = self.broker.consume(&self.group.channel, &self.group.name, self.group.prefetch) => joining,
                 _ = self.ending.wait_for(|ending| *ending) => return,
             };
             match joining {
@@ -207,19 +226,20 @@ impl Membership {
     }
 
     /// Passes on what is delivered. Whether it ended because it was to end.
-    async fn consume(&mut self, mut consumer: Consumer) -> bool {
+    async fn consume(&mut self, consumer: Consumer) -> bool {
+        let Consumer { mut deliveries, settler } = consumer;
         let lane = self.lanes.get() + 1;
         self.lanes.set(lane);
         let lost = Rc::new(Cell::new(false));
-        let settling = Settling { of: Rc::clone(&self.of), settler: consumer.settler, lost: Rc::clone(&lost) };
-        let (settle, done) = mpsc::channel(self.prefetch as usize + 1);
+        let settling = Settling { of: Rc::clone(&self.of), settler, lost: Rc::clone(&lost) };
+        let (settle, done) = mpsc::channel(self.group.prefetch as usize + 1);
         let mut settling = tokio::task::spawn_local(settling.run(done));
         let mut going_on = self.tell.send(News::Joined(lane, settle)).await.is_ok();
         self.report.joined();
         while going_on {
             let mut arrived = Vec::new();
             let count = tokio::select! {
-                count = consumer.deliveries.recv_many(&mut arrived, AT_ONCE) => count,
+                count = deliveries.recv_many(&mut arrived, AT_ONCE) => count,
                 _ = self.ending.wait_for(|ending| *ending) => break,
                 // Before the end only a panic ends it: without it nothing more would be settled.
                 _ = &mut settling => return true,
@@ -235,9 +255,57 @@ impl Membership {
                 _ = self.ending.wait_for(|ending| *ending) => false,
             };
         }
-        // The membership lasts until the last delivery is settled.
+        // The broker delivers nothing more; the membership lasts until the last delivery is settled.
+        drop(deliveries);
         let _panicked = settling.await;
         self.report.lost();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use meshctl_model::delivery::{Retry, Subscription};
+    use meshctl_model::units::{Bytes, Percent, Span};
+
+    use super::*;
+
+    fn channel(max_message: u64, ordered: bool) -> Channel {
+        let retry = Retry { attempts: 3, backoff: vec![Span::from_secs(1), Span::from_secs(2)], jitter: Percent(0.0) };
+        let its = Subscription {
+            service: "billing".into(),
+            url: "http://127.0.0.1:1/".into(),
+            concurrency: 10,
+            timeout: Span::from_secs(1),
+            retry,
+            alert: None,
+        };
+        Channel {
+            partitions: 1,
+            key: None,
+            ordered,
+            retention: Span::from_secs(1),
+            max_size: Bytes(1 << 40),
+            max_message: Bytes(max_message),
+            idempotency_window: Span::from_secs(1),
+            subscriptions: BTreeMap::from([("billing".to_owned(), its)]),
+        }
+    }
+
+    #[test]
+    fn as_many_are_held_as_wait_for_others_and_as_fit_into_memory() {
+        let of = |max_message, ordered, subscriptions| -> Vec<u32> {
+            let groups = groups("c", "billing", &channel(max_message, ordered), subscriptions);
+            groups.iter().map(|group| group.prefetch).collect()
+        };
+        assert_eq!(of(1024, true, 1), [WAITING; 4]);
+        assert_eq!(of(1024, false, 1), [64, WAITING, WAITING, WAITING], "no message waits for another");
+        assert_eq!(of(u64::MAX, true, 1), [20; 4], "what is under way, and as many that are being settled");
+        for subscriptions in [1, 3, 7] {
+            let held: u64 = of(1 << 20, true, subscriptions).into_iter().map(|count| u64::from(count) << 20).sum();
+            assert!(held * subscriptions as u64 <= HELD_BYTES, "{subscriptions}: {held}");
+        }
     }
 }

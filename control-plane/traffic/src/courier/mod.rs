@@ -30,7 +30,7 @@ use meshctl_drivers::broker::SharedBroker;
 use meshctl_model::delivery::{COURIER_CONFIG, CourierConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use delivery::Deliveries;
@@ -68,6 +68,8 @@ pub(crate) struct Courier {
     config: CourierConfig,
     broker: SharedBroker,
     report: Rc<Report>,
+    /// One permit for each byte of what is being published.
+    bodies: Semaphore,
 }
 
 /// Runs a courier until SIGTERM or SIGINT, and what was under way is delivered and settled. `broker` is called once, inside
@@ -117,26 +119,28 @@ pub async fn serve(
     let (ask, ending) = watch::channel(false);
     let mut report = Report::default();
     let mut subscriptions = Vec::new();
+    let count = config.channels.values().map(|channel| channel.subscriptions.len()).sum();
     for (name, channel) in &config.channels {
         report.published.get_mut().insert(name.clone(), report::Published::default());
         for (subscription, its) in &channel.subscriptions {
             let subscriber = Subscriber::new(name, subscription, &its.url, its.timeout.get());
             let tally = Rc::new(Tally::new(name, subscription));
             report.subscriptions.push(Rc::clone(&tally));
-            let groups = line::groups(name, subscription, its);
+            let groups = line::groups(name, subscription, channel, count);
             report.groups.set(report.groups.get() + groups.len());
             let deliveries = Deliveries::new(name, subscription, its, channel.ordered);
             let subscriber = Rc::new(subscriber.map_err(CourierRunError::Subscriber)?);
-            subscriptions.push((subscriber, tally, deliveries, groups, line::prefetch(channel, its)));
+            subscriptions.push((subscriber, tally, deliveries, groups));
         }
     }
     report.ready.set(report.groups.get() == 0);
     let report = Rc::new(report);
-    let courier = Rc::new(Courier { config, broker, report: Rc::clone(&report) });
+    let bodies = publish::bodies(&config);
+    let courier = Rc::new(Courier { config, broker, report: Rc::clone(&report), bodies });
     let mut tasks = JoinSet::new();
-    for (subscriber, tally, deliveries, groups, prefetch) in subscriptions {
+    for (subscriber, tally, deliveries, groups) in subscriptions {
         let (broker, report, ending) = (courier.broker.clone(), Rc::clone(&report), ending.clone());
-        tasks.spawn_local(Line { broker, deliveries, subscriber, tally, report, groups, prefetch, ending }.run());
+        tasks.spawn_local(Line { broker, deliveries, subscriber, tally, report, groups, ending }.run());
     }
     let address = listener.local_addr().map_err(CourierRunError::Start)?;
     tasks.spawn_local(server::serve(Rc::clone(&courier), listener, ending));

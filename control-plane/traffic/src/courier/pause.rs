@@ -1,6 +1,11 @@
 //! Whether a whole subscriber is down. Then its subscription pauses itself: nothing counts as an attempt, nothing becomes a
 //! dead letter, and one message at a time is tried until an answer shows that it is back.
 //!
+//! What this cannot tell: a subscriber that fails for every message, and one that is well while every message that is left
+//! is hopeless. Both look alike, and here the first is assumed, because its messages would be lost as dead letters. So a
+//! subscription that is paused because of refusals, with nothing but such messages left, stays so, a probe every few
+//! seconds, until a message that succeeds is published or an operator sees why it is paused.
+//!
 //! Pure: time is an argument, in nanoseconds.
 
 use meshctl_model::message::Failure;
@@ -52,6 +57,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) fresh: bool,
     pub(crate) failure: Failure,
     pub(crate) reason: &'a str,
+    /// For how long the subscriber asked not to be tried, in nanoseconds.
+    pub(crate) wait: u64,
     pub(crate) probe: bool,
 }
 
@@ -80,7 +87,7 @@ impl Pause {
 
     /// An attempt failed, though not because the subscriber rejected its message. Whether it counts as one.
     pub(crate) fn failed(&mut self, now: u64, attempt: Attempt<'_>) -> bool {
-        let Attempt { message, fresh, failure, reason, probe } = attempt;
+        let Attempt { message, fresh, failure, reason, wait, probe } = attempt;
         if probe && failure == Failure::Refused && matches!(self, Self::Paused { unreachable: true, .. }) {
             // A message that is refused each time must not keep all others from one that is back.
             *self = Self::default();
@@ -98,7 +105,7 @@ impl Pause {
                         Failure::Unreachable => reason.to_owned(),
                         _ => format!("{failures} failures in a row; the last: {reason}"),
                     };
-                    let next_probe = now.saturating_add(FIRST_PROBE);
+                    let next_probe = now.saturating_add(FIRST_PROBE.max(wait));
                     *self = Self::Paused { reason, unreachable, next_probe, backoff: FIRST_PROBE, probing: false };
                     return false;
                 }
@@ -108,7 +115,7 @@ impl Pause {
                 if probe {
                     *probing = false;
                     *backoff = backoff.saturating_mul(2).min(SLOWEST_PROBE);
-                    *next_probe = now.saturating_add(*backoff);
+                    *next_probe = now.saturating_add(wait.max(*backoff));
                 }
                 false
             }
@@ -147,7 +154,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn failed<'a>(message: &'a str, failure: Failure, reason: &'a str, probe: bool) -> Attempt<'a> {
-        Attempt { message, fresh: true, failure, reason, probe }
+        Attempt { message, fresh: true, failure, reason, wait: 0, probe }
     }
 
     #[test]
@@ -211,6 +218,19 @@ mod tests {
         assert_eq!(gaps, [5, 10, 20, 40, 50, 50]);
         assert!(pause.answered());
         assert_eq!(pause.gate(now), Gate::Open);
+    }
+
+    #[test]
+    fn no_probe_comes_before_the_time_that_was_asked_for() {
+        let mut pause = Pause::default();
+        pause.failed(0, Attempt { wait: 30 * S, ..failed("a", Failure::Unreachable, "", false) });
+        assert_eq!(pause.gate(S), Gate::Until(30 * S));
+        pause.probe();
+        pause.failed(30 * S, Attempt { wait: 60 * S, ..failed("a", Failure::Timeout, "", true) });
+        assert_eq!(pause.gate(30 * S), Gate::Until(90 * S));
+        pause.probe();
+        pause.failed(90 * S, failed("a", Failure::Timeout, "", true));
+        assert_eq!(pause.gate(90 * S), Gate::Until(92 * S), "and it does not last");
     }
 
     #[test]

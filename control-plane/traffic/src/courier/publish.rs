@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use jiff::Timestamp;
 use meshctl_drivers::broker::{BrokerError, Confirmed, Publish};
+use meshctl_model::delivery::CourierConfig;
 use meshctl_model::message::header;
 use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use super::Courier;
@@ -20,13 +22,57 @@ use crate::body::Body;
 use crate::problem::{Cause, Problem};
 use crate::trace::Trace;
 
-/// How long a broker that is away is waited for,
+/// How long a broker that is away is tried again,
 const AWAY: Duration = Duration::from_secs(1);
+/// with this between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// and how long one that has been sent the messages.
+/// How long one that has been sent the messages may take to confirm them.
 const CONFIRM: Duration = Duration::from_secs(10);
-/// Between two pieces of a request's body.
+/// From a request's head to the end of its body.
 const BODY: Duration = Duration::from_secs(30);
+
+/// Bytes of messages on their way through this process, from their arrival to their confirmation, unless a channel takes
+/// larger ones; each is in memory about three times (as a body, as a message, as a frame to the broker).
+const ALL_BODIES: u64 = 128 << 20;
+/// How long one waits until others have made room.
+const ROOM: Duration = Duration::from_millis(250);
+
+/// The room for bodies of this process, for as many bytes as the largest body may have, at least.
+pub(crate) fn bodies(config: &CourierConfig) -> Semaphore {
+    let largest = config.channels.values().map(event::largest_body).max().unwrap_or_default();
+    Semaphore::new(usize::try_from(largest.max(ALL_BODIES)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS))
+}
+
+/// The part of it that one request has taken, as its bytes came: one that is slow holds only what it has sent.
+struct Room<'a> {
+    all: &'a Semaphore,
+    taken: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Room<'a> {
+    fn of(courier: &'a Courier) -> Self {
+        Self { all: &courier.bodies, taken: None }
+    }
+
+    fn bytes(&self) -> usize {
+        self.taken.as_ref().map_or(0, SemaphorePermit::num_permits)
+    }
+
+    /// Takes so many more bytes.
+    async fn take(&mut self, more: usize) -> Result<(), Problem> {
+        let permits = u32::try_from(more).unwrap_or(u32::MAX);
+        let Ok(Ok(more)) = timeout(ROOM, self.all.acquire_many(permits)).await else {
+            let why = format!("the messages under way have no room for {more} bytes more; nothing was kept, try again");
+            let retry_after = Some(Duration::from_secs(1));
+            return Err(Problem { retry_after, ..Problem::new(Cause::BulkheadFull, why) });
+        };
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
 
 /// The answer for one message.
 #[derive(Serialize)]
@@ -85,7 +131,8 @@ async fn accept<'a>(
         return Err(Problem::new(Cause::NoChannel, why));
     };
     let (head, body) = request.into_parts();
-    let body = whole(body, event::body_limit(channel, &head.headers)).await?;
+    let mut room = Room::of(courier);
+    let body = whole(body, event::body_limit(channel, &head.headers), &mut room).await?;
     let id = || uuid::Uuid::now_v7().to_string();
     let events =
         event::read(name, channel, &head.headers, &body, trace, Timestamp::now(), id).map_err(
@@ -94,6 +141,8 @@ async fn accept<'a>(
                 Refusal::TooLarge(why) => Problem::new(Cause::BodyTooLarge, why),
             },
         )?;
+    // The messages of a batch can be more than its body: each has the attributes of the request.
+    room.take(events.bytes.saturating_sub(room.bytes())).await?;
     // An event without an id of its own has its message's, which is another one's if this is a duplicate.
     let ids = events.messages.iter().map(|publish| {
         let (id, event_id) = (&publish.message.id, publish.message.header(header::CE_ID).unwrap_or_default());
@@ -110,18 +159,30 @@ async fn accept<'a>(
     Ok((accepted.collect(), events.batch))
 }
 
-async fn whole(body: Incoming, limit: u64) -> Result<Bytes, Problem> {
+async fn whole(mut body: Incoming, limit: u64, room: &mut Room<'_>) -> Result<Bytes, Problem> {
     let too_large = || Problem::new(Cause::BodyTooLarge, format!("the body is larger than {limit} bytes"));
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
-    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match timeout(BODY, limited.collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(Cause::BadRequest, format!("the body broke off: {error}"))),
-        Err(_) => Err(Problem::new(Cause::RequestTimeout, format!("the body was not there within {BODY:?}"))),
-    }
+    let read = async {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let broke_off = |error| Problem::new(Cause::BadRequest, format!("the body broke off: {error}"));
+            let Ok(data) = frame.map_err(broke_off)?.into_data() else { continue };
+            if (whole.len() + data.len()) as u64 > limit {
+                return Err(too_large());
+            }
+            room.take(data.len()).await?;
+            if whole.is_empty() && body.is_end_stream() {
+                // In one piece, as most are: no copy.
+                return Ok(data);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    };
+    let too_late = || Problem::new(Cause::RequestTimeout, format!("the body was not there within {BODY:?}"));
+    timeout(BODY, read).await.unwrap_or_else(|_| Err(too_late()))
 }
 
 /// Has the broker keep them. Once it may have been kept, only what has an idempotency key is sent again.
@@ -159,9 +220,31 @@ fn problem(name: &str, error: &BrokerError) -> Problem {
             later(Cause::OutcomeUnknown, what, 1)
         }
         BrokerError::Full(_) => later(Cause::ChannelFull, "nothing was kept; try again later", 5),
-        BrokerError::Refused(_) => Problem::new(Cause::BadRequest, format!("cannot publish to {name}: {error}")),
+        // What is wrong with a request was said before the broker saw it. A publisher takes 400 as final and gives its event
+        // up: nothing that ails the broker may cost one.
+        BrokerError::Refused(_) => later(Cause::BrokerAway, "nothing was kept; try again later", 5),
         BrokerError::Unreachable(_) | BrokerError::NotFound(_) | BrokerError::Lost(_) | BrokerError::Damaged(_) => {
             later(Cause::BrokerAway, "nothing was kept; try again later", 1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_find_room_or_are_refused_for_now() {
+        let all = Semaphore::new(10);
+        let (mut first, mut second) = (Room { all: &all, taken: None }, Room { all: &all, taken: None });
+        first.take(4).await.expect("room");
+        first.take(4).await.expect("room");
+        let refused = second.take(3).await.expect_err("no room");
+        assert_eq!(refused.cause.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused.retry_after.is_some());
+        assert_eq!((first.bytes(), second.bytes()), (8, 0));
+        // What ends makes room for those who wait.
+        let (got, ()) = tokio::join!(second.take(10), async { drop(first) });
+        assert!(got.is_ok());
     }
 }

@@ -21,6 +21,8 @@ use crate::problem::{Cause, Place, Problem};
 use crate::trace::{self, Trace};
 
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// Others wait until one of these ends.
+const CONNECTIONS: usize = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until asked to end, and then until the requests under way have their answers.
@@ -29,7 +31,7 @@ pub(crate) async fn serve(courier: Rc<Courier>, listener: TcpListener, mut endin
     loop {
         let accepted = tokio::select! {
             _ = ending.wait_for(|ending| *ending) => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => accepted,
             Some(_ended) = connections.join_next() => continue,
         };
         match accepted {
@@ -84,7 +86,11 @@ async fn answer(courier: &Courier, request: Request<Incoming>) -> Response<Body>
             Ok(text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", courier.report.metrics()))
         }
         (method, path) => match path.strip_prefix("/channels/").and_then(|rest| rest.strip_suffix("/messages")) {
-            Some(name) if method == Method::POST => publish::publish(courier, name, request, &trace).await,
+            Some(name) if method == Method::POST => {
+                // Clients encode more or less of a path; one that is no text is the name of no channel.
+                let decoded = percent_encoding::percent_decode_str(name).decode_utf8();
+                publish::publish(courier, decoded.as_deref().unwrap_or(name), request, &trace).await
+            }
             Some(_) => {
                 let mut problem = Problem::new(Cause::MethodNotAllowed, format!("messages are POSTed to {path}"));
                 problem.allow = Some(HeaderValue::from_static("POST"));

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshctl_drivers::broker::{BrokerError, Settlement, Settler};
+use meshctl_drivers::broker::{BrokerError, Outcome, Settlement, Settler};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// The most that is settled at once.
+/// The most that is settled at once, and the most bytes of messages that move on with it.
 const AT_ONCE: usize = 2048;
+const BYTES: usize = 8 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -51,10 +52,11 @@ impl Settling {
         }
     }
 
-    /// Settles, and returns what could not be. One that is no longer ours, or whose target takes no more, must not keep the
+    /// Settles, in the order given, and returns what could not be. One that is no longer ours, or whose target takes no more, must not keep the
     /// others from being settled: a batch that is refused is tried in halves.
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Settlement> {
-        let (mut parts, mut left) = (vec![batch], Vec::new());
+        let (mut parts, mut left) = (parts(batch), Vec::new());
+        parts.reverse();
         while let Some(mut part) = parts.pop() {
             if part.is_empty() || self.lost.get() {
                 continue;
@@ -78,12 +80,38 @@ impl Settling {
     }
 }
 
+/// As many together as the broker is to have in one request: it holds all of that in memory, and so do we.
+fn parts(batch: Vec<Settlement>) -> Vec<Vec<Settlement>> {
+    let (mut parts, mut bytes) = (Vec::<Vec<Settlement>>::new(), 0);
+    for settlement in batch {
+        let size = size(&settlement);
+        match parts.last_mut() {
+            Some(last) if last.len() < AT_ONCE && bytes + size <= BYTES => {
+                bytes += size;
+                last.push(settlement);
+            }
+            _ => {
+                bytes = size;
+                parts.push(vec![settlement]);
+            }
+        }
+    }
+    parts
+}
+
+fn size(settlement: &Settlement) -> usize {
+    let Outcome::Moved { message, .. } = &settlement.outcome else { return 0 };
+    let headers = message.headers.iter().map(|(name, text)| name.len() + text.len());
+    message.payload.len() + message.key.as_ref().map_or(0, String::len) + headers.sum::<usize>()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use meshctl_drivers::Pending;
-    use meshctl_drivers::broker::{Outcome, Position};
+    use meshctl_drivers::broker::Position;
+    use meshctl_model::message::Message;
     use parking_lot::Mutex;
 
     use super::*;
@@ -112,6 +140,23 @@ mod tests {
                 self.settled.lock().extend(offsets);
                 Ok(())
             })
+        }
+    }
+
+    #[test]
+    fn large_messages_are_settled_a_few_at_a_time_and_all_in_their_order() {
+        let of = |offset, payload: &bytes::Bytes| {
+            let message = Message { payload: payload.clone(), ..Message::default() };
+            let outcome = Outcome::Moved { channel: "c".into(), message };
+            Settlement { position: Position { partition: 0, offset }, outcome }
+        };
+        for (size, together) in [(1 << 20, 8), (BYTES + 1, 1), (BYTES / 2 + 1, 1), (0, AT_ONCE)] {
+            let payload = bytes::Bytes::from(vec![0; size]);
+            let parts = parts((0..3000).map(|offset| of(offset, &payload)).collect());
+            assert!(parts.iter().all(|part| (1..=together).contains(&part.len())), "{size}");
+            assert_eq!(parts[0].len(), together);
+            let offsets: Vec<u64> = parts.iter().flatten().map(|settlement| settlement.position.offset).collect();
+            assert_eq!(offsets, (0..3000).collect::<Vec<_>>());
         }
     }
 

@@ -1,6 +1,9 @@
 //! Deliveries and pauses through thousands of seeds: a broker and a subscriber made of plain values, couriers that crash
 //! between any two steps, memberships that are lost with settlements on their way, subscribers that flap. A failing seed
 //! prints itself, and reproduces its run.
+//!
+//! What it does not show: that a subscription which is paused with nothing but hopeless messages left comes to its end. It
+//! does not, by intent (see `pause`), so towards the end somebody mends the subscriber here, as somebody has to there.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;

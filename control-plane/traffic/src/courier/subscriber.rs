@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, HOST, MaxSizeReached};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
@@ -21,11 +21,12 @@ use tokio::time::timeout_at;
 
 use super::answer;
 use super::delivery::{Answer, Failed};
+use super::event::BAGGAGE;
 use crate::clock;
 use crate::deadline;
 use crate::problem::CAUSE;
 use crate::socket::Socket;
-use crate::trace::{self, Trace};
+use crate::trace::{TRACESTATE, Trace};
 
 /// Shorter than what common servers allow (Node.js: 5 s).
 const IDLE: Duration = Duration::from_secs(4);
@@ -51,6 +52,8 @@ pub(crate) struct Subscriber {
 
 /// Why a request has no answer.
 enum Broken {
+    /// The message has more headers than a request can.
+    Unsendable,
     Connect(std::io::Error),
     Exchange(hyper::Error),
 }
@@ -98,6 +101,10 @@ impl Subscriber {
             Ok(Err(Broken::Exchange(why))) => {
                 return failed(Failure::Refused, None, None, format!("got no answer: the connection broke: {why}"));
             }
+            Ok(Err(Broken::Unsendable)) => {
+                let why = format!("was not made: {} headers are more than a request can have", message.headers.len());
+                return failed(Failure::Rejected, None, None, why);
+            }
             Ok(Ok(exchanged)) => exchanged,
         };
         let (head, body) = response.into_parts();
@@ -113,13 +120,16 @@ impl Subscriber {
     }
 
     async fn exchange(&self, message: &Message, number: u32) -> Result<(Sender, Response<Incoming>), Broken> {
+        let request = || self.request(message, number).map_err(|_| Broken::Unsendable);
         if let Some(mut sender) = self.take().await
-            && let Ok(response) = sender.send_request(self.request(message, number)).await
+            && let Ok(response) = sender.send_request(request()?).await
         {
             return Ok((sender, response));
         }
+        // Known before anybody is connected to.
+        let request = request()?;
         let mut sender = connect(&self.authority).await?;
-        let response = sender.send_request(self.request(message, number)).await.map_err(Broken::Exchange)?;
+        let response = sender.send_request(request).await.map_err(Broken::Exchange)?;
         Ok((sender, response))
     }
 
@@ -147,21 +157,14 @@ impl Subscriber {
     }
 
     /// The message in CloudEvents' binary mode. What is ours alone does not leave the system.
-    fn request(&self, message: &Message, number: u32) -> Request<Full<Bytes>> {
+    fn request(&self, message: &Message, number: u32) -> Result<Request<Full<Bytes>>, MaxSizeReached> {
         let mut request = Request::new(Full::new(message.payload.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.target.clone();
         let headers = request.headers_mut();
-        headers.reserve(message.headers.len() + 8);
+        // Ours first: for them there is room, whatever the message brings.
+        headers.try_reserve(message.headers.len().saturating_add(OURS))?;
         headers.insert(HOST, self.host.clone());
-        for (name, text) in &message.headers {
-            if let Some(name) = outgoing(name)
-                && let Ok(value) = HeaderValue::from_str(text)
-            {
-                headers.append(name, value);
-            }
-        }
-        Trace::after(message.header(header::TRACEPARENT).map(str::as_bytes), rand::random).carry(headers);
         headers.insert(HeaderName::from_static(header::CE_SPECVERSION), HeaderValue::from_static("1.0"));
         if let Ok(id) = HeaderValue::from_str(&message.id) {
             headers.insert(MESSAGE_ID, id.clone());
@@ -171,17 +174,30 @@ impl Subscriber {
         headers.insert(SUBSCRIPTION, self.subscription.clone());
         headers.insert(ATTEMPT, HeaderValue::from(number));
         headers.insert(deadline::HEADER, self.deadline.clone());
-        request
+        let trace = Trace::after(message.header(header::TRACEPARENT).map(str::as_bytes), rand::random);
+        trace.carry(headers);
+        // The first of a name is the one that stays, as everywhere.
+        for (name, text) in message.headers.iter().rev() {
+            if let Some(name) = outgoing(name).filter(|name| *name != TRACESTATE || trace.continued())
+                && let Ok(value) = HeaderValue::from_str(text)
+            {
+                headers.try_insert(name, value)?;
+            }
+        }
+        Ok(request)
     }
 }
 
+/// Headers that every request has.
+const OURS: usize = 9;
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const MESSAGE_ID: HeaderName = HeaderName::from_static(header::MESSAGE_ID);
 const CHANNEL: HeaderName = HeaderName::from_static(header::CHANNEL);
 const SUBSCRIPTION: HeaderName = HeaderName::from_static(header::SUBSCRIPTION);
 const ATTEMPT: HeaderName = HeaderName::from_static(header::ATTEMPT);
 
-/// The name under which a subscriber gets a header, if it gets it.
+/// The name under which a subscriber gets a header of a message, if it is one of those that it gets: a message can also come
+/// from other couriers than this one.
 fn outgoing(name: &str) -> Option<HeaderName> {
     Some(match name {
         // The common ones need no copy.
@@ -190,14 +206,15 @@ fn outgoing(name: &str) -> Option<HeaderName> {
         header::CE_TYPE => HeaderName::from_static(header::CE_TYPE),
         header::CE_TIME => HeaderName::from_static(header::CE_TIME),
         header::CONTENT_TYPE => CONTENT_TYPE,
-        header::TRACEPARENT => trace::TRACEPARENT,
         header::REPLAY => HeaderName::from_static(header::REPLAY),
-        // Said anew for each attempt, or nobody's business.
-        header::CE_SPECVERSION | "idempotency-key" | "host" | "content-length" | "transfer-encoding" | "connection" => {
-            return None;
-        }
-        ours if ours.starts_with("meshctl-") => return None,
-        other => HeaderName::from_bytes(other.as_bytes()).ok()?,
+        // Said anew for each attempt.
+        header::CE_SPECVERSION => return None,
+        "content-encoding" => CONTENT_ENCODING,
+        "content-language" => CONTENT_LANGUAGE,
+        "tracestate" => TRACESTATE,
+        "baggage" => BAGGAGE,
+        attribute if attribute.starts_with("ce-") => HeaderName::from_bytes(attribute.as_bytes()).ok()?,
+        _ => return None,
     })
 }
 
@@ -271,10 +288,13 @@ mod tests {
             (header::REPLAY, "r1"),
             ("meshctl-of-tomorrow", "x"),
             ("content-length", "999"),
+            ("authorization", "of another's making"),
+            ("ce-tenant", "green, and said twice"),
+            ("tracestate", "a=1"),
         ];
         let headers = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let message = Message { id: "m1".into(), key: None, headers, payload: Bytes::from_static(b"{}") };
-        let request = subscriber().request(&message, 3);
+        let request = subscriber().request(&message, 3).expect("few headers");
         assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::POST, "/events?x=1"));
         let mut got: Vec<_> =
             request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
@@ -298,8 +318,20 @@ mod tests {
                 ("meshctl-message-id", "m1"),
                 ("meshctl-replay-id", "r1"),
                 ("meshctl-subscription", "billing"),
+                ("tracestate", "a=1"),
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_message_with_more_headers_than_a_request_can_have_is_at_fault_itself() {
+        let headers = (0..40_000).map(|n| (format!("ce-a{n}"), String::new()));
+        for count in [24_576, 32_768, 40_000] {
+            let message = Message { headers: headers.clone().take(count).collect(), ..Message::default() };
+            let Answer::Failed(failed) = Rc::new(subscriber()).deliver(&message, 1).await else { panic!("delivered") };
+            assert_eq!(failed.failure, Failure::Rejected, "{}", failed.reason);
+            assert!(failed.reason.contains(&format!("{count} headers are more")), "{}", failed.reason);
+        }
     }
 
     #[test]

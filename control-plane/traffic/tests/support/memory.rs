@@ -1,7 +1,7 @@
 //! A broker of plain values: one partition, no disk; with the faults that a real one shows only now and then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use jiff::Timestamp;
 use meshctl_drivers::Pending;
@@ -43,8 +43,10 @@ struct Group {
     members: Vec<Member>,
 }
 
+/// Leaves when nobody receives its deliveries any more, and has what it holds until its settler is gone too.
 struct Member {
     id: u64,
+    settler: Weak<()>,
     prefetch: usize,
     deliveries: mpsc::Sender<Delivery>,
 }
@@ -73,6 +75,18 @@ impl Memory {
         groups.map(|group| group.waiting.len() + group.with.len()).sum()
     }
 
+    /// Waits until no consumer of the channel receives deliveries any more.
+    pub async fn until_nobody_receives(&self, channel: &str) {
+        let receivers: Vec<_> = {
+            let state = self.0.lock();
+            let members = state.channels[channel].groups.values().flat_map(|group| &group.members);
+            members.map(|member| member.deliveries.clone()).collect()
+        };
+        for receiver in receivers {
+            receiver.closed().await;
+        }
+    }
+
     /// Breaks every connection.
     pub fn cut(&self) {
         let mut state = self.0.lock();
@@ -96,7 +110,7 @@ impl State {
     fn deliver(&mut self) {
         for channel in self.channels.values_mut() {
             for group in channel.groups.values_mut() {
-                group.members.retain(|member| !member.deliveries.is_closed());
+                group.members.retain(|member| member.settler.strong_count() > 0);
                 let members: Vec<u64> = group.members.iter().map(|member| member.id).collect();
                 let gone: Vec<u64> =
                     group.with.iter().filter(|(_, with)| !members.contains(with)).map(|(offset, _)| *offset).collect();
@@ -105,7 +119,9 @@ impl State {
                     group.waiting.push_front(offset);
                 }
                 // One partition: one member has it.
-                let Some(member) = group.members.first() else { continue };
+                let Some(member) = group.members.first().filter(|member| !member.deliveries.is_closed()) else {
+                    continue;
+                };
                 while group.with.len() < member.prefetch
                     && let Some(offset) = group.waiting.pop_front()
                 {
@@ -125,6 +141,7 @@ struct Membership {
     channel: String,
     group: String,
     id: u64,
+    _alive: Arc<()>,
 }
 
 impl Settler for Membership {
@@ -211,10 +228,11 @@ impl Broker for Memory {
             let its = its.ok_or_else(|| BrokerError::NotFound(format!("{channel} {group}")))?;
             let prefetch = prefetch as usize;
             let (sender, deliveries) = mpsc::channel(prefetch);
-            its.members.push(Member { id, prefetch, deliveries: sender });
+            let alive = Arc::new(());
+            its.members.push(Member { id, settler: Arc::downgrade(&alive), prefetch, deliveries: sender });
             state.deliver();
-            let settler =
-                Membership { state: Arc::clone(&self.0), channel: channel.to_owned(), group: group.to_owned(), id };
+            let (channel, group) = (channel.to_owned(), group.to_owned());
+            let settler = Membership { state: Arc::clone(&self.0), channel, group, id, _alive: alive };
             Ok(Consumer { deliveries, settler: Arc::new(settler) })
         })
     }
