@@ -299,7 +299,10 @@ pub struct Replay {
     pub processed: u64,
     /// Dead letters again.
     pub failed_again: u64,
-    /// Neither yet.
+    /// Dead letters still, or for ever: by a cancel, because the broker refused them, or because they cannot come back.
+    #[serde(default)]
+    pub withdrawn: u64,
+    /// None of these yet.
     pub pending: u64,
     /// `running`, `paused`, `cancelled` (what was not issued stays dead), `done`; `dryRun`.
     pub state: String,

@@ -127,14 +127,15 @@ impl Intake {
             _ => take_in::receipts(to, &place, &arrived),
         });
         let taken = write.await.map_err(|why| why.message)?;
-        consumer.settler.settle(settlements).await.map_err(|why| why.to_string())?;
+        // Told as soon as it is written: should settling fail, it is no news any more when it is delivered again.
         if self.from == Behind::Dead {
             self.notices.died(u64::from(taken.count), Timestamp::now());
         }
         for replay in taken.finished {
             self.tell.finished(&self.store, replay).await;
         }
-        Ok(())
+        self.notify().await;
+        consumer.settler.settle(settlements).await.map_err(|why| why.to_string())
     }
 
     async fn notify(&mut self) {

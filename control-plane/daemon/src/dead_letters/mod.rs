@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use meshctl_api::error::ApiError;
+use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::messages::{
     DeadLetter, DeadLetterGroup, DeadLetterOutcome, DeadLetterQuery, DeadLetterRequest, Replay,
 };
@@ -45,6 +45,9 @@ use crate::operate::Asked;
 use crate::report::Report;
 use sql::Where;
 use store::Store;
+
+/// Characters of a selection that the audit shows; the fingerprint stands for all of it.
+const SUBJECT: usize = 500;
 
 /// What the store knows of a subscription. `takenIn` and `issued` only ever rise; the rest is what is there now. With the broker's
 /// counts of the same instant: everything accepted, and everything imported, is somewhere.
@@ -98,10 +101,16 @@ impl Tell {
     async fn finished(&self, store: &Store, id: String) {
         let replay = id.clone();
         let Ok(done) = store.read("show a replay", move |from| replays::show(from, &replay)).await else { return };
-        let Replay { selected, processed, failed_again, .. } = done;
-        let severity = if failed_again > 0 { EventSeverity::Warning } else { EventSeverity::Info };
-        let message = format!("of {selected} dead letters {processed} were processed and {failed_again} failed again");
-        let data = json!({"selected": selected, "processed": processed, "failedAgain": failed_again});
+        let Replay { selected, processed, failed_again, withdrawn, .. } = done;
+        let severity = if processed < selected { EventSeverity::Warning } else { EventSeverity::Info };
+        let mut message =
+            format!("of {selected} dead letters {processed} were processed and {failed_again} failed again");
+        if withdrawn > 0 {
+            message.push_str(&format!("; {withdrawn} were not issued"));
+        }
+        let data = json!({
+            "selected": selected, "processed": processed, "failedAgain": failed_again, "withdrawn": withdrawn,
+        });
         self.happened(severity, "replay.done", format!("replay/{id}"), message, data).await;
     }
 }
@@ -115,8 +124,9 @@ impl DeadLetters {
     /// Takes in what dies in these channels, and sends replays on their way, until the runtime ends.
     pub fn start(&self, broker: SharedBroker, channels: watch::Receiver<BTreeMap<String, Channel>>) {
         let (store, tell) = (self.store.clone(), self.tell.clone());
-        tokio::spawn(intake::follow(store, Arc::clone(&broker), tell, channels));
-        let runner = runner::Runner::new(self.store.clone(), broker, self.tell.clone(), Arc::clone(&self.wake));
+        tokio::spawn(intake::follow(store, Arc::clone(&broker), tell, channels.clone()));
+        let wake = Arc::clone(&self.wake);
+        let runner = runner::Runner::new(self.store.clone(), broker, self.tell.clone(), wake, channels);
         tokio::spawn(runner.run());
     }
 
@@ -180,9 +190,23 @@ impl DeadLetters {
         request: DeadLetterRequest,
         asked: Asked,
     ) -> Result<DeadLetterOutcome, ApiError> {
+        let this = self.clone();
+        to_its_end(async move { this.changed(action, request, asked).await }).await
+    }
+
+    async fn changed(
+        &self,
+        action: Action,
+        request: DeadLetterRequest,
+        asked: Asked,
+    ) -> Result<DeadLetterOutcome, ApiError> {
         let now = Timestamp::now();
-        let wanted = Where::of(&request.select, now)?;
         let dry_run = request.dry_run;
+        let subject = subject(&request.select);
+        let wanted = match Where::of(&request.select, now) {
+            Err(why) if !dry_run => return self.audited(Err(why), &asked, action.deed(), &subject).await,
+            wanted => wanted?,
+        };
         let outcome = move |set: &sets::Set| DeadLetterOutcome {
             action: action.as_str().into(),
             fingerprint: set.fingerprint.clone(),
@@ -190,7 +214,6 @@ impl DeadLetters {
             changed: if dry_run { 0 } else { set.letters.len() as u64 },
             dry_run,
         };
-        let subject = subject(&request.select);
         if dry_run {
             let look = move |from: &rusqlite::Connection| {
                 sets::select(from, &request.select, &wanted, action, request.fingerprint.as_deref())
@@ -213,16 +236,20 @@ impl DeadLetters {
 
     /// Freezes the selected letters as a set and begins to send them to their own subscriptions.
     pub async fn replay(&self, request: DeadLetterRequest, asked: Asked) -> Result<Replay, ApiError> {
+        let this = self.clone();
+        to_its_end(async move { this.begin(request, asked).await }).await
+    }
+
+    async fn begin(&self, request: DeadLetterRequest, asked: Asked) -> Result<Replay, ApiError> {
         let action = Action::Replay;
         let now = Timestamp::now();
-        let wanted = Where::of(&request.select, now)?;
-        if let Some(rate) = request.rate_per_s.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
-            let message = format!("cannot replay {rate} messages per second: a rate is above 0");
-            return Err(ApiError::new(meshctl_api::error::ErrorCode::Invalid, message));
-        }
+        let subject = subject(&request.select);
+        let wanted = match possible(request.rate_per_s).and_then(|()| Where::of(&request.select, now)) {
+            Err(why) if !request.dry_run => return self.audited(Err(why), &asked, action.deed(), &subject).await,
+            wanted => wanted?,
+        };
         let (by, reason) = (asked.by.clone(), asked.reason.clone());
         let order = replays::Order { by, reason, rate_per_s: request.rate_per_s };
-        let subject = subject(&request.select);
         let select = move |from: &rusqlite::Connection| {
             sets::select(from, &request.select, &wanted, action, request.fingerprint.as_deref())
         };
@@ -257,6 +284,11 @@ impl DeadLetters {
 
     /// Pauses, resumes or cancels a replay.
     pub async fn steer(&self, id: String, wish: Wish, asked: Asked) -> Result<Replay, ApiError> {
+        let this = self.clone();
+        to_its_end(async move { this.steered(id, wish, asked).await }).await
+    }
+
+    async fn steered(&self, id: String, wish: Wish, asked: Asked) -> Result<Replay, ApiError> {
         let (name, kind) = match wish {
             Wish::Pause => ("replay.pause", "replay.paused"),
             Wish::Resume => ("replay.resume", "replay.resumed"),
@@ -297,12 +329,30 @@ impl DeadLetters {
     }
 }
 
-/// What was selected, in the words of who selected it.
+/// Also where whoever asked goes away meanwhile: what the store has done is audited, told, and gone on with.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    let broke_off = |why| ApiError::new(ErrorCode::Internal, format!("work on dead letters broke off: {why}"));
+    tokio::spawn(work).await.map_err(broke_off)?
+}
+
+fn possible(rate: Option<f64>) -> Result<(), ApiError> {
+    let Some(rate) = rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) else { return Ok(()) };
+    let message = format!("cannot replay {rate} messages per second: a rate is above 0");
+    Err(ApiError::new(ErrorCode::Invalid, message))
+}
+
+/// What was selected, in the words of who selected it, as far as an audit has room for it.
 fn subject(query: &DeadLetterQuery) -> String {
-    match (&query.ids, &query.r#where) {
-        (Some(ids), _) => ids.clone(),
-        (None, Some(filter)) => filter.clone(),
-        (None, None) => "all".into(),
+    let text = match (&query.ids, &query.r#where) {
+        (Some(ids), _) => ids,
+        (None, Some(filter)) => filter,
+        (None, None) => return "all".into(),
+    };
+    match text.char_indices().nth(SUBJECT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.clone(),
     }
 }
 

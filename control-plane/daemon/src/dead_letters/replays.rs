@@ -19,6 +19,9 @@ use super::take_in::{Place, count};
 /// confirmed is not published again: it might be there already.
 pub const WINDOW: Duration = Duration::from_secs(7 * 86_400);
 
+/// The broker's clock, and a publish on its way, are a little apart from ours.
+const MARGIN: Duration = Duration::from_secs(3600);
+
 /// Payloads that are intended at once, unless a single one is larger.
 const BATCH_BYTES: u64 = 4 << 20;
 
@@ -39,6 +42,7 @@ pub fn dry_run(set: &Set, order: &Order, now: Timestamp) -> Replay {
         issued: 0,
         processed: 0,
         failed_again: 0,
+        withdrawn: 0,
         pending: set.letters.len() as u64,
         state: "dryRun".into(),
         subscriptions: set.subscriptions.clone(),
@@ -223,7 +227,7 @@ fn ahead(from: &Connection, number: i64, item: Item) -> Done<u64> {
 fn give_up(to: &Transaction, id: &str, number: i64, now: Timestamp) -> Done<()> {
     let mut statement =
         to.prepare_cached("SELECT letter FROM items WHERE replay = ?1 AND state = 'intended' AND intended_at < ?2")?;
-    let oldest = now.checked_sub(WINDOW).map_or(i64::MIN, nanos);
+    let oldest = now.checked_sub(WINDOW - MARGIN).map_or(i64::MIN, nanos);
     let forgotten: Vec<i64> =
         statement.query_map(params![number, oldest], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     for letter in forgotten {
@@ -308,6 +312,7 @@ fn counted(from: &Connection, number: i64, mut replay: Replay) -> Done<Replay> {
     replay.issued = progress.ever_issued();
     replay.processed = progress.processed;
     replay.failed_again = progress.failed_again;
+    replay.withdrawn = progress.withdrawn;
     replay.pending = progress.pending();
     Ok(replay)
 }
@@ -334,6 +339,7 @@ fn replay(row: &Row) -> rusqlite::Result<(i64, Replay)> {
         issued: 0,
         processed: 0,
         failed_again: 0,
+        withdrawn: 0,
         pending: 0,
         state: row.get(6)?,
         subscriptions,

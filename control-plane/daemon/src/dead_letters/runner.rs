@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::error::ApiError;
-use meshctl_drivers::broker::{BrokerError, SharedBroker};
-use meshctl_model::delivery::Behind;
+use meshctl_drivers::broker::{BrokerError, Publish, SharedBroker};
+use meshctl_model::delivery::{Behind, Channel};
 use meshctl_model::event::EventSeverity;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::Tell;
 use super::replay::{Pace, Told};
@@ -22,18 +22,37 @@ use super::take_in::Place;
 /// Until the broker, or the disk, is tried again.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Until we look for work though nobody has told us of any.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What the broker said of letters for one subscription.
+#[derive(Default)]
+struct Said {
+    told: Vec<(i64, Told)>,
+    /// Of some it said nothing for good.
+    waits: bool,
+}
+
 pub struct Runner {
     store: Store,
     broker: SharedBroker,
     tell: Tell,
     wake: Arc<Notify>,
+    /// What is wanted now.
+    channels: watch::Receiver<BTreeMap<String, Channel>>,
     /// By replay: how fast it may go, and what the broker said that is not written down yet.
     under_way: HashMap<String, (Pace, Vec<(i64, Told)>)>,
 }
 
 impl Runner {
-    pub fn new(store: Store, broker: SharedBroker, tell: Tell, wake: Arc<Notify>) -> Self {
-        Self { store, broker, tell, wake, under_way: HashMap::new() }
+    pub fn new(
+        store: Store,
+        broker: SharedBroker,
+        tell: Tell,
+        wake: Arc<Notify>,
+        channels: watch::Receiver<BTreeMap<String, Channel>>,
+    ) -> Self {
+        Self { store, broker, tell, wake, channels, under_way: HashMap::new() }
     }
 
     pub async fn run(mut self) {
@@ -45,17 +64,14 @@ impl Runner {
                     Some(PATIENCE)
                 }
             };
-            match wait {
-                Some(Duration::ZERO) => {}
-                Some(wait) => {
-                    let _ = tokio::time::timeout(wait, self.wake.notified()).await;
-                }
-                None => self.wake.notified().await,
+            let wait = wait.unwrap_or(IDLE);
+            if !wait.is_zero() {
+                let _ = tokio::time::timeout(wait, self.wake.notified()).await;
             }
         }
     }
 
-    /// One step of every replay; says how long none has anything to do, `None` for until somebody wakes us.
+    /// One step of every replay; says how long none has anything to do, `None` for until there is a new one.
     async fn round(&mut self) -> Result<Option<Duration>, ApiError> {
         let busy = self.store.read("look for replays", replays::busy).await?;
         self.under_way.retain(|id, _| busy.iter().any(|(known, _)| known == id));
@@ -99,23 +115,59 @@ impl Runner {
         }
         let (mut told, mut wait) = (Vec::new(), Duration::ZERO);
         for (place, (letters, messages)) in by_place {
-            let channel = Behind::Replay.channel(&place.channel, &place.subscription);
-            let said = match self.broker.publish(&channel, messages).await {
-                Ok(_) => Told::Confirmed,
-                // It will not be otherwise later: they stay dead letters.
-                Err(why @ (BrokerError::NotFound(_) | BrokerError::Refused(_))) => {
-                    self.given_up(id, &place, letters.len(), &why).await;
-                    Told::GiveUp
-                }
-                Err(why) => {
-                    tracing::warn!(%why, channel, "a replay waits");
-                    wait = PATIENCE;
-                    continue;
-                }
-            };
-            told.extend(letters.into_iter().map(|letter| (letter, said)));
+            let said = self.publish_to(id, &place, letters, messages).await;
+            told.extend(said.told);
+            wait = wait.max(if said.waits { PATIENCE } else { Duration::ZERO });
         }
         (told, Some(wait))
+    }
+
+    /// All of them at once, or, where that is refused, in halves: one letter that is too large, or so many that they are too
+    /// large together, keep none of the others from being replayed.
+    async fn publish_to(&self, id: &str, place: &Place, letters: Vec<i64>, messages: Vec<Publish>) -> Said {
+        let channel = Behind::Replay.channel(&place.channel, &place.subscription);
+        let mut said = Said::default();
+        let mut refused: Option<(usize, BrokerError)> = None;
+        let mut batches = vec![(letters, messages)];
+        while let Some((mut letters, mut messages)) = batches.pop() {
+            let why = match self.broker.publish(&channel, messages.clone()).await {
+                Ok(_) => {
+                    said.told.extend(letters.into_iter().map(|letter| (letter, Told::Confirmed)));
+                    continue;
+                }
+                Err(why) => why,
+            };
+            match why {
+                BrokerError::Refused(_) if letters.len() > 1 => {
+                    let half = letters.len() / 2;
+                    batches.push((letters.split_off(half), messages.split_off(half)));
+                    batches.push((letters, messages));
+                }
+                // A fresh broker does not know yet what is wanted: the daemon is about to tell it.
+                BrokerError::NotFound(_) if self.is_wanted(place) => said.waits = true,
+                // It will not be otherwise later: they stay dead letters.
+                BrokerError::NotFound(_) | BrokerError::Refused(_) => {
+                    let before = refused.map_or(0, |(count, _)| count);
+                    refused = Some((before + letters.len(), why));
+                    said.told.extend(letters.into_iter().map(|letter| (letter, Told::GiveUp)));
+                }
+                why => {
+                    tracing::warn!(%why, channel, "a replay waits");
+                    said.waits = true;
+                    // What is left stays intended, and is published again.
+                    break;
+                }
+            }
+        }
+        if let Some((count, why)) = refused {
+            self.given_up(id, place, count, &why).await;
+        }
+        said
+    }
+
+    fn is_wanted(&self, place: &Place) -> bool {
+        let channels = self.channels.borrow();
+        channels.get(&place.channel).is_some_and(|channel| channel.subscriptions.contains_key(&place.subscription))
     }
 
     async fn given_up(&self, id: &str, place: &Place, count: usize, why: &BrokerError) {

@@ -21,6 +21,10 @@ pub struct Memory {
     pub lost_confirms: Mutex<u32>,
     /// Settlements that are still refused.
     pub refused_settlements: Mutex<u32>,
+    /// Whether somebody published to a channel that is not there.
+    in_vain: Mutex<bool>,
+    /// More at once are refused.
+    pub most: Mutex<Option<usize>>,
 }
 
 #[derive(Default)]
@@ -71,6 +75,10 @@ impl Memory {
         lock(&self.channels).get(channel).map(|channel| channel.messages.clone()).unwrap_or_default()
     }
 
+    pub fn asked_in_vain(&self) -> bool {
+        *lock(&self.in_vain)
+    }
+
     pub fn unsettled(&self, channel: &str) -> usize {
         let channels = lock(&self.channels);
         channels.get(channel).map_or(0, |channel| channel.settled.iter().filter(|settled| !**settled).count())
@@ -110,7 +118,12 @@ impl Broker for Handle {
     ) -> Pending<'a, Result<Vec<Confirmed>, BrokerError>> {
         Box::pin(async move {
             if !lock(&self.0.channels).contains_key(channel) {
+                *lock(&self.0.in_vain) = true;
+                self.0.changed.notify_waiters();
                 return Err(BrokerError::NotFound(format!("channel {channel}")));
+            }
+            if lock(&self.0.most).is_some_and(|most| messages.len() > most) {
+                return Err(BrokerError::Refused(format!("{} at once are too large", messages.len())));
             }
             let confirmed = self.0.put_all(channel, messages);
             if take(&self.0.lost_confirms) {

@@ -85,17 +85,20 @@ fn behind(which: Behind) -> String {
 async fn broker() -> Arc<Memory> {
     let memory = Arc::new(Memory::default());
     for which in [Behind::Dead, Behind::Replay, Behind::Replayed] {
-        let spec = ChannelSpec {
-            name: behind(which),
-            partitions: 1,
-            retention: std::time::Duration::ZERO,
-            max_size_bytes: 0,
-            idempotency_window: std::time::Duration::ZERO,
-            groups: Vec::new(),
-        };
-        Handle(Arc::clone(&memory)).ensure(&spec).await.expect("makes it");
+        Handle(Arc::clone(&memory)).ensure(&spec(which)).await.expect("makes it");
     }
     memory
+}
+
+fn spec(which: Behind) -> ChannelSpec {
+    ChannelSpec {
+        name: behind(which),
+        partitions: 1,
+        retention: std::time::Duration::ZERO,
+        max_size_bytes: 0,
+        idempotency_window: std::time::Duration::ZERO,
+        groups: Vec::new(),
+    }
 }
 
 fn die(broker: &Memory, letters: impl IntoIterator<Item = usize>) {
@@ -149,7 +152,7 @@ async fn a_replay_ends_when_the_subscriber_has_answered_for_every_letter() {
     assert_eq!((replay.selected, replay.state.as_str()), (700, "running"));
     let (subject, data) = daemon.hears("replay.done").await;
     assert_eq!(subject, format!("replay/{}", replay.replay_id));
-    assert_eq!(data, serde_json::json!({"selected": 700, "processed": 630, "failedAgain": 70}));
+    assert_eq!(data, serde_json::json!({"selected": 700, "processed": 630, "failedAgain": 70, "withdrawn": 0}));
     let issued = broker.all(&behind(Behind::Replay));
     assert_eq!(issued.len(), 700, "each once, though confirmations were lost");
     let done = daemon.letters.show_replay(replay.replay_id).await.expect("is there");
@@ -157,6 +160,65 @@ async fn a_replay_ends_when_the_subscriber_has_answered_for_every_letter() {
     assert_eq!(done.state, "done");
     let counts = Counts { taken_in: 770, dead: 70, processed: 630, issued: 700, ..Counts::default() };
     assert_eq!(daemon.counts().await, counts);
+}
+
+#[tokio::test]
+async fn what_is_too_large_together_is_replayed_in_parts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = broker().await;
+    die(&broker, 0..50);
+    let daemon = Daemon::start(&folder.path().join("deadletters.db"), &broker);
+    broker.until(|broker| broker.unsettled(&behind(Behind::Dead)) == 0).await;
+    *broker.most.lock().unwrap_or_else(PoisonError::into_inner) = Some(3);
+    daemon.replay_all().await;
+    broker.until(|broker| broker.all(&behind(Behind::Replay)).len() == 50).await;
+    let issued: Vec<String> = broker.all(&behind(Behind::Replay)).into_iter().map(|message| message.id).collect();
+    let expected: Vec<String> = (0..50).map(|number| format!("m{number}")).collect();
+    assert_eq!(issued, expected, "in order");
+}
+
+#[tokio::test]
+async fn what_is_refused_alone_is_withdrawn_and_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = broker().await;
+    die(&broker, 0..5);
+    let mut daemon = Daemon::start(&folder.path().join("deadletters.db"), &broker);
+    broker.until(|broker| broker.unsettled(&behind(Behind::Dead)) == 0).await;
+    *broker.most.lock().unwrap_or_else(PoisonError::into_inner) = Some(0);
+    let replay = daemon.replay_all().await;
+    assert_eq!(daemon.hears("replay.withdrawn").await.1["count"], 5);
+    assert_eq!(daemon.hears("replay.done").await.1["withdrawn"], 5);
+    let done = daemon.letters.show_replay(replay.replay_id).await.expect("is there");
+    assert_eq!((done.issued, done.withdrawn, done.pending), (0, 5, 0));
+}
+
+#[tokio::test]
+async fn a_replay_waits_for_a_broker_that_does_not_know_its_channel_yet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = broker().await;
+    die(&broker, 0..5);
+    let daemon = Daemon::start(&folder.path().join("deadletters.db"), &broker);
+    broker.until(|broker| broker.unsettled(&behind(Behind::Dead)) == 0).await;
+    let handle = Handle(Arc::clone(&broker));
+    handle.remove(&behind(Behind::Replay)).await.expect("removes it");
+    daemon.replay_all().await;
+    broker.until(|broker| broker.asked_in_vain()).await;
+    handle.ensure(&spec(Behind::Replay)).await.expect("makes it");
+    broker.until(|broker| broker.all(&behind(Behind::Replay)).len() == 5).await;
+}
+
+#[tokio::test]
+async fn a_replay_begins_though_whoever_asked_for_it_has_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = broker().await;
+    die(&broker, 0..5);
+    let mut daemon = Daemon::start(&folder.path().join("deadletters.db"), &broker);
+    broker.until(|broker| broker.unsettled(&behind(Behind::Dead)) == 0).await;
+    let asked = daemon.letters.replay(DeadLetterRequest::default(), Asked::default());
+    // Polled once and dropped, as a handler is whose client disconnects.
+    assert!(futures_util::FutureExt::now_or_never(asked).is_none(), "it is under way");
+    daemon.hears("replay.started").await;
+    broker.until(|broker| broker.all(&behind(Behind::Replay)).len() == 5).await;
 }
 
 #[tokio::test]
