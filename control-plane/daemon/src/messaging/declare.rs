@@ -251,7 +251,7 @@ pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declar
             )));
         }
         for name in gone {
-            broker.remove(name).await.map_err(about(format!("remove the channel {name}")))?;
+            broker.remove(name, wanted.discard).await.map_err(about(format!("remove the channel {name}")))?;
             if let Some((channel, subscription, Behind::Dead)) = Behind::parse(name) {
                 letters.close(channel, subscription).await.map_err(unreadable)?;
             }
