@@ -19,7 +19,7 @@ async fn main() -> Result<(), BrokerError> {
     let mut number = |default: usize| arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (messages, batch, in_flight) = (number(500_000), number(100), number(32));
     let broker = Arc::new(Client::new(&state_dir));
-    broker.remove(CHANNEL).await?;
+    broker.remove(CHANNEL, true).await?;
     let spec = ChannelSpec {
         name: CHANNEL.to_owned(),
         partitions: 8,
@@ -32,7 +32,7 @@ async fn main() -> Result<(), BrokerError> {
     publish(&broker, messages, batch, in_flight).await?;
     consume(&broker, messages).await?;
     both(&broker, messages, batch, in_flight).await?;
-    broker.remove(CHANNEL).await
+    broker.remove(CHANNEL, true).await
 }
 
 fn message(number: usize) -> Publish {

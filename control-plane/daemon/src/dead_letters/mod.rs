@@ -167,12 +167,16 @@ impl DeadLetters {
     }
 
     /// Forgets a subscription whose channels are no more, with every letter of it, and says how many of them were still to be
-    /// dealt with. In the audit it is the daemon's deed; who asked for the revision stands with the revision.
-    pub async fn close(&self, channel: &str, subscription: &str) -> Result<u64, ApiError> {
+    /// dealt with: none, unless they are to be discarded. In the audit it is the daemon's deed; who asked for the revision stands with the revision.
+    pub async fn close(&self, channel: &str, subscription: &str, discard: bool) -> Result<u64, ApiError> {
         let place = take_in::Place { channel: channel.to_owned(), subscription: subscription.to_owned() };
         let now = Timestamp::now();
         let closed = self.store.write("forget a subscription", move |to| {
             let open = closing::close(to, &place, now)?;
+            if open > 0 && !discard {
+                let message = format!("{}/{} has {open} dead letters to deal with", place.channel, place.subscription);
+                return Err(ApiError::new(ErrorCode::Conflict, message).hint("see `meshctl dlq ls`").into());
+            }
             if open > 0 {
                 let asked = Asked { by: "daemon".into(), reason: Some("its channel is no longer wanted".into()) };
                 let subject = format!("{}/{}", place.channel, place.subscription);

@@ -5,22 +5,20 @@
 //! It is done in two goes. As soon as the broker is there everything new is declared and nothing is taken away, since couriers of
 //! the former revision still consume. When the last of them is gone, what is not wanted any more goes too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use meshctl_api::error::ApiError;
-use meshctl_drivers::broker::{Broker, BrokerError, ChannelSpec, ChannelState, Seek};
+use meshctl_drivers::broker::{Broker, BrokerError, ChannelSpec, ChannelState};
 use meshctl_model::delivery::{BROKER, Behind, COURIER, Channel};
 use meshctl_model::instance::ProcessId;
 use meshctl_model::plan::Phase;
 use tokio::sync::{mpsc, watch};
 
 use super::Messaging;
-use super::guard::holds;
-use super::ledger::AllCounts;
-use super::lines::lines;
+use super::removal::{Removal, keep_paused, remove};
 use crate::control::Message;
 use crate::dead_letters::{DeadLetters, WINDOW};
 use crate::report::Report;
@@ -221,82 +219,54 @@ pub enum Undeclared {
     Refused(String),
 }
 
+/// The words for a broker that does not do what it was asked.
+pub fn about(attempt: String) -> impl FnOnce(BrokerError) -> Undeclared {
+    move |why| match why {
+        BrokerError::Unreachable(_) | BrokerError::Unknown(_) => Undeclared::Away(why),
+        why => Undeclared::Refused(format!("cannot {attempt}: {why}")),
+    }
+}
+
 pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declaration) -> Result<Declared, Undeclared> {
-    let about = |attempt: String| {
-        move |why: BrokerError| match why {
-            BrokerError::Unreachable(_) | BrokerError::Unknown(_) => Undeclared::Away(why),
-            why => Undeclared::Refused(format!("cannot {attempt}: {why}")),
-        }
-    };
     let states = broker.state().await.map_err(about("ask the broker for its channels".into()))?;
     let mut known: BTreeMap<&str, &ChannelState> = states.iter().map(|state| (state.name.as_str(), state)).collect();
     let mut declared = Declared::default();
     let specs = specs(&wanted.channels);
+    let (last, discard) = (wanted.occasion.last, wanted.discard);
 
-    if wanted.occasion.last {
-        let names: BTreeSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-        let unwanted = states.iter().filter(|state| !names.contains(state.name.as_str())).map(|state| &*state.name);
-        let shrinking =
-            specs.iter().filter(|spec| known.get(&*spec.name).is_some_and(|is| is.partitions > spec.partitions));
-        let again = shrinking.flat_map(|spec| together(&spec.name, &states));
-        let gone: BTreeSet<&str> = unwanted.chain(again).collect();
-        let counts = if gone.is_empty() { AllCounts::new() } else { letters.counts().await.map_err(unreadable)? };
-        let held = gone.iter().find_map(|name| Some((*name, holds(known[name], &counts)?)));
-        if let Some((name, held)) = held.filter(|_| !wanted.discard) {
-            let why = if names.contains(name) { "is to be made anew" } else { "is not wanted any more" };
-            let channel = Behind::parse(name).map_or(name, |(channel, ..)| channel);
-            return Err(Undeclared::Refused(format!(
-                "the channel {name} {why}, and holds {held}; wait until it is drained (`meshctl channel describe \
-                 {channel}`), or apply with --discard-messages"
-            )));
-        }
-        for name in gone {
-            broker.remove(name).await.map_err(about(format!("remove the channel {name}")))?;
-            if let Some((channel, subscription, Behind::Dead)) = Behind::parse(name) {
-                letters.close(channel, subscription).await.map_err(unreadable)?;
-            }
-            known.remove(name);
-            if !names.contains(name) && Behind::parse(name).is_none() {
-                declared.removed.push(name.to_owned());
-            }
+    let removal = if last { Removal::of(&states, &specs, &wanted.channels) } else { Removal::default() };
+    if !removal.is_empty() && !discard {
+        let counts = letters.counts().await.map_err(unreadable)?;
+        if let Some(refusal) = removal.refusal(&states, &counts) {
+            return Err(Undeclared::Refused(refusal));
         }
     }
-
+    remove(&removal.anew, broker, letters, discard).await?;
+    for name in &removal.anew {
+        known.remove(name.as_str());
+    }
+    if discard {
+        removal.discard(broker).await?;
+    }
     for spec in specs {
         let state = known.get(spec.name.as_str()).copied();
         if state.is_none() && Behind::parse(&spec.name).is_none() {
             declared.new.push(spec.name.clone());
         }
         let attempt = format!("declare the channel {}", spec.name);
-        let spec = if wanted.occasion.last { spec } else { gently(spec, state) };
-        if wanted.discard {
-            let leaving = state.into_iter().flat_map(|state| &state.groups).filter(|g| !spec.groups.contains(&g.name));
-            for group in leaving {
-                let seek = broker.seek(&spec.name, &group.name, Seek::Latest).await;
-                seek.map_err(about(format!("discard what {} has for {}", spec.name, group.name)))?;
-            }
-        }
+        let spec = if last { spec } else { gently(spec, state) };
         broker.ensure(&spec).await.map_err(about(attempt))?;
     }
-    // What is new of a subscription that is paused is paused, too; what was there is as operators want it.
-    for ((channel, subscription), line) in lines(&states) {
-        let is_wanted = wanted.channels.get(channel).and_then(|channel| channel.subscriptions.get(subscription));
-        let (Some(reason), Some(is_wanted)) = (line.paused(), is_wanted) else { continue };
-        let behind = Behind::of(&is_wanted.retry).filter(|behind| behind.group() == COURIER);
-        let behind = behind.map(|behind| (behind.channel(channel, subscription), COURIER));
-        let all = behind.chain([(channel.to_owned(), subscription)]);
-        for (name, group) in all.filter(|(name, _)| !known.contains_key(name.as_str())) {
-            let pause = broker.pause(&name, group, Some(reason.to_owned())).await;
-            pause.map_err(about(format!("pause {name}")))?;
-        }
-    }
+    remove(&removal.unwanted, broker, letters, discard).await?;
+    declared.removed = removal.unwanted.into_iter().filter(|name| Behind::parse(name).is_none()).collect();
+    keep_paused(broker, &states, &wanted.channels, &known).await?;
     Ok(declared)
 }
 
 /// Everything that the broker has kept is discarded, and the store begins anew with it.
 async fn give_up(letters: &DeadLetters, kept: &Path) -> Result<Declared, Undeclared> {
     for (channel, subscription) in letters.counts().await.map_err(unreadable)?.into_keys() {
-        letters.close(&channel, &subscription).await.map_err(unreadable)?;
+        letters.close(&channel, &subscription, true).await.map_err(unreadable)?;
     }
     match tokio::fs::remove_dir_all(kept).await {
         Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
@@ -306,13 +276,6 @@ async fn give_up(letters: &DeadLetters, kept: &Path) -> Result<Declared, Undecla
     }
 }
 
-fn unreadable(why: ApiError) -> Undeclared {
+pub fn unreadable(why: ApiError) -> Undeclared {
     Undeclared::Refused(why.message)
-}
-
-/// A channel that is made anew begins to count anew, and so must everything that is counted together with it.
-fn together<'a>(name: &str, states: &'a [ChannelState]) -> Vec<&'a str> {
-    let of = |name: &str| Behind::parse(name).map_or(name.to_owned(), |(channel, ..)| channel.to_owned());
-    let channel = of(name);
-    states.iter().map(|state| &*state.name).filter(|other| of(other) == channel).collect()
 }

@@ -37,7 +37,7 @@ pub fn lost(losses: &[Loss], states: &[ChannelState], counts: &AllCounts) -> Vec
         });
         Lost {
             messages: held.map(|(_, group)| group.unsettled).sum(),
-            dead_letters: letters.map(|(_, counts)| counts.dead + counts.parked).sum(),
+            dead_letters: letters.map(|(_, counts)| counts.dead + counts.parked + counts.replaying).sum(),
             loss: loss.clone(),
         }
     });
@@ -114,7 +114,7 @@ pub fn holds(state: &ChannelState, counts: &AllCounts) -> Option<String> {
     let letters = match Behind::parse(&state.name) {
         Some((channel, subscription, Behind::Dead)) => {
             let counts = counts.get(&(channel.to_owned(), subscription.to_owned())).copied().unwrap_or_default();
-            counts.dead + counts.parked
+            counts.dead + counts.parked + counts.replaying
         }
         _ => 0,
     };

@@ -8,6 +8,7 @@ pub mod guard;
 mod ledger;
 mod lines;
 pub mod messages;
+mod removal;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use meshctl_api::view::messages::NewMessage;
 use meshctl_drivers::broker::embedded::{Client, Options, serve};
+use meshctl_drivers::broker::{Broker, Outcome, Settlement};
 use meshctl_model::delivery::{self, Behind};
 use meshctl_model::instance::ProcessId;
 use meshctl_model::units::{Bytes, Percent, Span};
@@ -136,7 +137,10 @@ async fn nothing_that_holds_messages_goes_unless_the_operator_says_so() {
 
     for (channels, expected) in [
         (vec![("d", two.clone())], "the channel c is not wanted any more, and holds 6 messages that are not settled"),
-        (vec![("c", channel(2, &["a"])), ("d", two.clone())], "group b of channel c has 3 messages to settle"),
+        (
+            vec![("c", channel(2, &["a"])), ("d", two.clone())],
+            "the subscription c/b is not wanted any more, and holds 3 messages",
+        ),
         (vec![("c", channel(1, &["a", "b"])), ("d", two.clone())], "the channel c is to be made anew, and holds 6"),
     ] {
         let refused = shop.declare(&wanted(&channels, true, false)).await.expect_err("refused");
@@ -264,4 +268,82 @@ async fn a_pause_holds_for_a_subscription_with_everything_that_waits_behind_it()
     shop.declare(&more).await.expect("declared");
     assert!(paused(shop.messaging.states().await.expect("the broker")).is_empty());
     assert_eq!(Behind::parse("c/a/retry-1"), Some(("c", "a", Behind::Retry(1))));
+}
+
+/// Settles so many messages of a group, as processed or moved.
+async fn settle(broker: &dyn Broker, channel: &str, group: &str, count: usize, to: Option<&str>) {
+    let mut consumer = broker.consume(channel, group, 100).await.expect("joined");
+    let mut settlements = Vec::new();
+    while settlements.len() < count {
+        let delivery = consumer.deliveries.recv().await.expect("a delivery");
+        let outcome = match to {
+            None => Outcome::Processed,
+            Some(to) => Outcome::Moved { channel: to.into(), message: delivery.message },
+        };
+        settlements.push(Settlement { position: delivery.position, outcome });
+    }
+    consumer.settler.settle(settlements).await.expect("settled");
+}
+
+fn without_tiers(mut channel: delivery::Channel, tiers: usize) -> delivery::Channel {
+    channel.subscriptions.values_mut().for_each(|subscription| subscription.retry.backoff.truncate(tiers));
+    channel
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_that_is_not_wanted_any_more_still_counts() {
+    let shop = shop().await;
+    let broker = shop.messaging.broker.as_ref();
+    let two = channel(1, &["a"]);
+    shop.declare(&wanted(&[("c", two.clone())], true, false)).await.expect("declared");
+    shop.publish("c", &two, &["1", "2", "3"]).await;
+    settle(broker, "c", "a", 3, Some("c/a/retry-2")).await;
+    settle(broker, "c/a/retry-2", COURIER, 2, None).await;
+
+    let one = [("c", without_tiers(two.clone(), 1))];
+    let refused = shop.declare(&wanted(&one, true, false)).await.expect_err("nobody would drain it");
+    assert!(refused.contains("the channel c/a/retry-2 is not wanted any more, and holds 1 message"), "{refused}");
+    assert!(refused.contains("--discard-messages") && refused.contains("the former file"), "{refused}");
+    shop.declare(&wanted(&one, true, true)).await.expect("discarded");
+    let seen = Wanted { channels: wanted(&one, true, false).channels, publishers: BTreeMap::new() };
+    let entry = shop.messaging.ledger(&seen).await.expect("seen").remove(0);
+    assert_eq!((entry.accepted, entry.processed, entry.discarded, entry.balanced), (3, 2, 1, true), "{entry:?}");
+    shop.declare(&wanted(&one, true, false)).await.expect("an empty tier is in nobody's way");
+    shop.declare(&wanted(&[("c", two)], true, false)).await.expect("it is wanted again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_still_has_messages_loses_nothing_behind_it() {
+    let shop = shop().await;
+    let two = channel(1, &["a", "b"]);
+    shop.declare(&wanted(&[("c", two.clone())], true, false)).await.expect("declared");
+    let before = shop.names().await;
+    shop.publish("c", &two, &["1"]).await;
+    let one = [("c", channel(1, &["a"]))];
+    let refused = shop.declare(&wanted(&one, true, false)).await.expect_err("refused");
+    assert!(refused.contains("the subscription c/b is not wanted any more, and holds 1 message"), "{refused}");
+    assert_eq!(shop.names().await, before);
+    settle(shop.messaging.broker.as_ref(), "c", "b", 1, None).await;
+    let declared = shop.declare(&wanted(&one, true, false)).await.expect("drained");
+    assert_eq!(declared, Declared::default(), "no channel of the topology came or went");
+    assert!(!shop.names().await.iter().any(|name| name.starts_with("c/b/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_was_being_made_anew_when_the_daemon_died_is_made_anew() {
+    let shop = shop().await;
+    let broker = shop.messaging.broker.as_ref();
+    let two = channel(2, &["a"]);
+    shop.declare(&wanted(&[("c", two.clone())], true, false)).await.expect("declared");
+    shop.publish("c", &two, &["1"]).await;
+    settle(broker, "c", "a", 1, Some("c/a/dead")).await;
+    let died = broker.remove("c/a/dead", false).await;
+    assert!(matches!(died, Err(BrokerError::Refused(_))), "what is not settled stays: {died:?}");
+    settle(broker, "c/a/dead", delivery::DAEMON, 1, None).await;
+    broker.remove("c", false).await.expect("the first step, and no more");
+    let one = [("c", channel(1, &["a"]))];
+    shop.declare(&wanted(&one, false, false)).await.expect("what is missing comes at once");
+    shop.declare(&wanted(&one, true, false)).await.expect("declared");
+    let states = shop.messaging.states().await.expect("the broker");
+    assert!(states.iter().all(|state| state.partitions == 1 && state.accepted == 0), "{states:?}");
 }

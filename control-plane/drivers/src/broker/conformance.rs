@@ -163,7 +163,7 @@ pub fn balanced(group: &GroupState) {
 }
 
 async fn fresh(broker: &SharedBroker, spec: &ChannelSpec) {
-    within("removing", broker.remove(&spec.name)).await.expect("it removes");
+    within("removing", broker.remove(&spec.name, true)).await.expect("it removes");
     within("ensuring", broker.ensure(spec)).await.expect("it ensures");
 }
 

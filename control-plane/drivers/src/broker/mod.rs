@@ -23,11 +23,11 @@ pub trait Broker: Send + Sync {
     /// [`BrokerError::Refused`] when it would lose messages: fewer partitions, or a group removed that has messages to settle.
     fn ensure<'a>(&'a self, channel: &'a ChannelSpec) -> Pending<'a, Result<(), BrokerError>>;
 
-    /// Removes a channel with everything in it; one that does not exist is removed already.
+    /// Removes a channel, and with `discard` whatever is still to be settled in it; one that does not exist is removed already.
     ///
     /// # Errors
-    /// When the broker does not answer or cannot write.
-    fn remove<'a>(&'a self, channel: &'a str) -> Pending<'a, Result<(), BrokerError>>;
+    /// [`BrokerError::Refused`] when a group has messages to settle that nobody told it to discard.
+    fn remove<'a>(&'a self, channel: &'a str, discard: bool) -> Pending<'a, Result<(), BrokerError>>;
 
     /// Publishes all or none, and returns once they are durable, in their order.
     ///

@@ -174,7 +174,7 @@ impl Broker for Memory {
         Box::pin(async { Err(BrokerError::Refused("a courier declares nothing".into())) })
     }
 
-    fn remove<'a>(&'a self, _: &'a str) -> Pending<'a, Result<(), BrokerError>> {
+    fn remove<'a>(&'a self, _: &'a str, _: bool) -> Pending<'a, Result<(), BrokerError>> {
         Box::pin(async { Err(BrokerError::Refused("a courier removes nothing".into())) })
     }
 

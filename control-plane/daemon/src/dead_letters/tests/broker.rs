@@ -106,7 +106,7 @@ impl Broker for Handle {
         Box::pin(async { Ok(()) })
     }
 
-    fn remove<'a>(&'a self, channel: &'a str) -> Pending<'a, Result<(), BrokerError>> {
+    fn remove<'a>(&'a self, channel: &'a str, _: bool) -> Pending<'a, Result<(), BrokerError>> {
         lock(&self.0.channels).remove(channel);
         Box::pin(async { Ok(()) })
     }

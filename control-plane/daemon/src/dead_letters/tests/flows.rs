@@ -200,7 +200,7 @@ async fn a_replay_waits_for_a_broker_that_does_not_know_its_channel_yet() {
     let daemon = Daemon::start(&folder.path().join("deadletters.db"), &broker);
     broker.until(|broker| broker.unsettled(&behind(Behind::Dead)) == 0).await;
     let handle = Handle(Arc::clone(&broker));
-    handle.remove(&behind(Behind::Replay)).await.expect("removes it");
+    handle.remove(&behind(Behind::Replay), true).await.expect("removes it");
     daemon.replay_all().await;
     broker.until(|broker| broker.asked_in_vain()).await;
     handle.ensure(&spec(Behind::Replay)).await.expect("makes it");

@@ -202,8 +202,10 @@ pub(super) async fn changes_channels(broker: SharedBroker) {
     within("ensuring", broker.ensure(&gone)).await.expect("nothing is lost with it now");
     within("the end", async { while consumer.deliveries.recv().await.is_some() {} }).await;
     assert_eq!(state(&broker, &spec.name).await.groups.len(), 1);
-    within("removing", broker.remove(&spec.name)).await.expect("it removes");
-    within("removing", broker.remove(&spec.name)).await.expect("it is removed already");
+    let refused = within("a refusal", broker.remove(&spec.name, false)).await;
+    assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
+    within("removing", broker.remove(&spec.name, true)).await.expect("it removes");
+    within("removing", broker.remove(&spec.name, false)).await.expect("it is removed already");
     let all = within("the state", broker.state()).await.expect("a state");
     assert!(all.iter().all(|channel| channel.name != spec.name));
     within("ensuring", broker.ensure(&spec)).await.expect("anew");

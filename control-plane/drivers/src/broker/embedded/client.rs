@@ -69,8 +69,8 @@ impl Broker for Client {
         Box::pin(async move { self.ask(Ask::Ensure(channel.clone())).await.map(drop) })
     }
 
-    fn remove<'a>(&'a self, channel: &'a str) -> Pending<'a, Result<(), BrokerError>> {
-        Box::pin(async move { self.ask(Ask::Remove { channel: channel.to_owned() }).await.map(drop) })
+    fn remove<'a>(&'a self, channel: &'a str, discard: bool) -> Pending<'a, Result<(), BrokerError>> {
+        Box::pin(async move { self.ask(Ask::Remove { channel: channel.to_owned(), discard }).await.map(drop) })
     }
 
     fn publish<'a>(

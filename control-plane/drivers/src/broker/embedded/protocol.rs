@@ -52,9 +52,21 @@ pub struct Consume {
 #[serde(rename_all = "camelCase")]
 pub enum Ask {
     Ensure(ChannelSpec),
-    Remove { channel: String },
-    Seek { channel: String, group: String, to: Seek },
-    Pause { channel: String, group: String, reason: Option<String> },
+    Remove {
+        channel: String,
+        #[serde(default)]
+        discard: bool,
+    },
+    Seek {
+        channel: String,
+        group: String,
+        to: Seek,
+    },
+    Pause {
+        channel: String,
+        group: String,
+        reason: Option<String>,
+    },
     State,
 }
 

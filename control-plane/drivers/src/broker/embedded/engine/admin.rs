@@ -10,7 +10,7 @@ impl Engine {
     pub(super) fn ask(&mut self, ask: Ask) -> Result<(), Fault> {
         match ask {
             Ask::Ensure(spec) => self.ensure(spec),
-            Ask::Remove { channel } => self.remove(&channel),
+            Ask::Remove { channel, discard } => self.remove(&channel, discard),
             Ask::Seek { channel, group, to } => self.seek(&channel, &group, to),
             Ask::Pause { channel, group, reason } => self.pause(&channel, &group, reason),
             Ask::State => Ok(()),
@@ -137,9 +137,16 @@ impl Engine {
         Ok(load::Group { id, paused: None, cursors })
     }
 
-    /// Its messages and keys are left for the sweep.
-    fn remove(&mut self, name: &str) -> Result<(), Fault> {
+    /// Its messages and keys are left for the sweep. Refused while a group has messages to settle, unless they may go.
+    fn remove(&mut self, name: &str, discard: bool) -> Result<(), Fault> {
         let Some(channel) = self.channels.get(name) else { return Ok(()) };
+        for group in channel.groups.keys().filter(|_| !discard) {
+            let unsettled = self.unsettled(channel, group)?;
+            if unsettled > 0 {
+                let why = format!("group {group} of channel {name} has {unsettled} messages to settle");
+                return Err(BrokerError::Refused(why).into());
+            }
+        }
         let (id, groups): (u16, Vec<(String, i64)>) =
             (channel.id, channel.groups.iter().map(|(name, group)| (name.clone(), group.id)).collect());
         self.alone(|engine| {
