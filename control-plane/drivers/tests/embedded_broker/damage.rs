@@ -170,6 +170,7 @@ async fn an_altered_message_is_never_delivered() {
     bench.up().await;
     let broker = bench.client();
     let spec = channel("damage", 2, &["all"]);
+    let before = state(&broker, CHANNEL).await.kept_bytes;
     let mut consumer = consume(&broker, &spec, "all", 10_000).await;
     let rest = receive(&mut consumer, 1999).await;
     assert!(rest.iter().all(|delivery| delivery.message.payload == delivery.message.id.repeat(63)));
@@ -177,6 +178,7 @@ async fn an_altered_message_is_never_delivered() {
     settle(&consumer, &rest).await;
     let state = state(&broker, CHANNEL).await;
     assert_eq!((state.kept, lost(&state)), (3999, 1), "the loss shows: {state:?}");
+    assert_eq!(before - state.kept_bytes, rest[0].message.payload.len() as u64, "its size is not kept either");
     assert!(bench.log().contains("a message is damaged"));
 }
 

@@ -204,13 +204,14 @@ impl Engine {
                     rows::first_since(&self.database, channel.id, partition, first, next, at.as_microsecond())?
                 }
             };
+            // Only rows that change sides are counted, the others may be many.
             let mut cursor = cursor.kept.clone();
             let settled = &cursor.settled;
             cursor.skipped += view::unsettled(&self.database, channel.id, partition, settled, target)?;
-            let after = rows::count(&self.database, channel.id, partition, target, next)?;
-            let open = view::unsettled(&self.database, channel.id, partition, settled, next)?
-                - view::unsettled(&self.database, channel.id, partition, settled, target)?;
-            cursor.rewound += after - open;
+            for range in std::iter::once(0..settled.floor()).chain(settled.ranges()) {
+                let (from, to) = (range.start.max(target), range.end.min(next));
+                cursor.rewound += rows::count(&self.database, channel.id, partition, from, to)?;
+            }
             cursor.settled.settle(0..target);
             cursor.settled.unsettle(target..next);
             moved.push((number, cursor));

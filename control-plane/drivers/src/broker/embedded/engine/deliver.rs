@@ -52,7 +52,7 @@ impl Engine {
                     }
                     for offset in taken.damaged {
                         tracing::error!(channel = %name, partition, offset, "a message is damaged and is not delivered");
-                        damaged.push(place(channel.id, partition, offset));
+                        damaged.push((name.clone(), Position { partition, offset }));
                     }
                 }
             }
@@ -60,13 +60,26 @@ impl Engine {
         if damaged.is_empty() {
             return Ok(());
         }
-        for place in damaged {
-            let kept = self.begin().and_then(|()| rows::set_aside(&self.database, place));
-            if let Err(why) = kept {
+        for (name, position) in damaged {
+            if let Err(why) = self.set_aside(&name, position) {
                 return self.failed(&why);
             }
         }
         self.flush()
+    }
+
+    /// Puts a damaged message where nobody is given it, and takes its size from what is kept.
+    fn set_aside(&mut self, name: &str, Position { partition, offset }: Position) -> Result<(), rusqlite::Error> {
+        self.begin()?;
+        let Some(channel) = self.channels.get_mut(name) else { return Ok(()) };
+        let place = place(channel.id, partition, offset);
+        let size = rows::size(&self.database, place)?;
+        rows::set_aside(&self.database, place)?;
+        if let Some(state) = channel.partitions.get_mut(partition as usize) {
+            state.kept.bytes = state.kept.bytes.saturating_sub(size);
+            channel.dirty = true;
+        }
+        Ok(())
     }
 }
 

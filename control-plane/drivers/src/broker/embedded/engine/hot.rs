@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::channel::Channel;
-use super::{Engine, Fault, Staged, StoreError, Undo};
+use super::{Engine, Fault, Staged, StoreError, Undo, begin};
 use crate::broker::embedded::codec::Raw;
 use crate::broker::embedded::outbox::Reply;
 use crate::broker::embedded::partitioner::partition_of;
@@ -32,9 +32,7 @@ impl Engine {
         let spread = channel.turn;
         channel.turn = channel.turn.wrapping_add(1);
         let mut write = || -> Result<u64, rusqlite::Error> {
-            if self.database.is_autocommit() {
-                self.database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-            }
+            begin(&self.database)?;
             let mut accepted = 0;
             for incoming in messages {
                 let key = incoming.idempotency_key.as_deref().map(std::str::from_utf8).transpose()?;

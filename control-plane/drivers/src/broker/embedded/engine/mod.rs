@@ -232,10 +232,7 @@ impl Engine {
 
     /// Opens the transaction of this batch, if it is not open.
     fn begin(&self) -> Result<(), rusqlite::Error> {
-        if self.database.is_autocommit() {
-            self.database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        }
-        Ok(())
+        begin(&self.database)
     }
 
     /// Makes everything staged durable, and answers.
@@ -326,6 +323,14 @@ impl Engine {
         }
         open::close(self.database, &self.folder)
     }
+}
+
+/// [`Engine::begin`], where the engine is lent out in parts.
+fn begin(database: &Connection) -> Result<(), rusqlite::Error> {
+    if database.is_autocommit() {
+        database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    }
+    Ok(())
 }
 
 /// When the newest message was accepted, in microseconds since 1970. A damaged one may say anything.

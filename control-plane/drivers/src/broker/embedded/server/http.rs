@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use super::Shared;
@@ -19,6 +20,9 @@ use crate::broker::embedded::engine::Command;
 use crate::broker::embedded::metrics::Metrics;
 use crate::broker::embedded::outbox::Outbox;
 use crate::broker::embedded::protocol::{Ask, kind};
+
+/// How long a client may be silent before its next request is there; its connection is a descriptor.
+const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn serve(listener: TcpListener, shared: Shared, metrics: Arc<Metrics>) {
     loop {
@@ -33,7 +37,11 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared, metrics: Arc<Me
         tokio::spawn(async move {
             let answer = service_fn(|request| answer(request, &shared, &metrics));
             // A client that goes away in the middle is its own affair.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADERS_WITHIN)
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
         });
     }
 }

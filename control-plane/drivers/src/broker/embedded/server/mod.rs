@@ -86,6 +86,8 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let runtime = runtime.map_err(io("start", "the broker's event loop"))?;
     let folder = options.state_dir.join(FOLDER);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(io("create", folder.display()))?;
+    // It may have been there: nobody else may come to the socket and the file, from the moment they are made.
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(io("protect", folder.display()))?;
     runtime.block_on(run(options, &folder))
 }
 

@@ -144,6 +144,17 @@ pub fn last_before(
         .optional()
 }
 
+/// What a row counts towards the size of its channel; nothing when there is none.
+pub fn size(database: &Connection, place: i64) -> Result<u64, rusqlite::Error> {
+    let size = database
+        .prepare_cached(
+            "SELECT coalesce(octet_length(key), 0) + coalesce(octet_length(payload), 0) FROM messages WHERE place = ?1",
+        )?
+        .query_row([place], |row| row.get(0))
+        .optional()?;
+    Ok(size.unwrap_or(0))
+}
+
 /// Puts a damaged row where nobody is given it.
 pub fn set_aside(database: &Connection, place: i64) -> Result<(), rusqlite::Error> {
     database.execute("INSERT OR REPLACE INTO damaged SELECT * FROM messages WHERE place = ?1", [place])?;
