@@ -51,17 +51,17 @@ pub struct Cursor {
 /// # Errors
 /// Altered or missing rows are damage of the file: nothing may be decided by what is left.
 pub fn channels(database: &Connection) -> Result<Vec<Channel>, rusqlite::Error> {
-    let mut channels = Vec::new();
-    for (id, spec) in specs(database)? {
-        let partitions = whole(partitions(database, id)?, spec.partitions, "partition", &spec.name)?;
-        let mut groups = BTreeMap::new();
-        for (group, name, paused) in self::groups(database, id)? {
-            let cursors = whole(cursors(database, group)?, spec.partitions, "cursor", &spec.name)?;
-            groups.insert(name, Group { id: group, paused, cursors });
-        }
-        channels.push(Channel { id, spec, partitions, groups });
+    specs(database)?.into_iter().map(|(id, spec)| channel_of(database, id, spec)).collect()
+}
+
+fn channel_of(database: &Connection, id: u16, spec: ChannelSpec) -> Result<Channel, rusqlite::Error> {
+    let partitions = whole(partitions(database, id)?, spec.partitions, "partition", &spec.name)?;
+    let mut groups = BTreeMap::new();
+    for (group, name, paused) in self::groups(database, id)? {
+        let cursors = whole(cursors(database, group)?, spec.partitions, "cursor", &spec.name)?;
+        groups.insert(name, Group { id: group, paused, cursors });
     }
-    Ok(channels)
+    Ok(Channel { id, spec, partitions, groups })
 }
 
 /// Number and declaration of every channel.
