@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use meshctl_drivers::broker::SharedBroker;
-use meshctl_drivers::broker::conformance::{Subject, channel, consume, message, receive};
+use meshctl_drivers::broker::conformance::{Subject, channel, consume, message, receive, within};
 use meshctl_drivers::broker::embedded::{Address, Client, SESSION};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -65,4 +65,31 @@ async fn it_speaks_tcp_and_http() {
     assert!(metrics.contains(lag), "{metrics}");
     drop(consumer);
     assert!(bench.down(Signal::TERM).success());
+}
+
+/// While the store cannot be opened yet, the process says so and can be ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_says_that_it_is_opening_its_store() {
+    let bench = Bench::start().await;
+    bench.down(Signal::KILL);
+    let holder = rusqlite::Connection::open(bench.database()).unwrap();
+    holder.pragma_update(None, "locking_mode", "EXCLUSIVE").unwrap();
+    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (tcp, http) = (free(), free());
+    bench.start_process_with(tcp, http.port());
+    let mut stream = within("an answer", async {
+        loop {
+            match TcpStream::connect(http) {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: broker\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 503") && text.contains("not ready yet"), "{text}");
+    assert!(bench.down(Signal::TERM).success(), "{}", bench.log());
 }

@@ -37,9 +37,14 @@ impl Bench {
     pub async fn start_with(tcp: SocketAddr, port: u16) -> Self {
         let folder = TempDir::new().unwrap();
         let bench = Self { state: folder.path().to_owned(), _folder: Some(folder), process: Mutex::new(None) };
-        bench.spawn(|command| command.arg(tcp.to_string()).env("PORT", port.to_string()));
+        bench.start_process_with(tcp, port);
         bench.answers().await;
         bench
+    }
+
+    /// Starts the process with TCP, and HTTP on a port, whatever becomes of it.
+    pub fn start_process_with(&self, tcp: SocketAddr, port: u16) {
+        self.spawn(|command| command.arg(tcp.to_string()).env("PORT", port.to_string()));
     }
 
     /// Starts the process and waits until a broker answers, it or another one.

@@ -183,3 +183,75 @@ impl Channel {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::broker::ChannelSpec;
+    use crate::broker::embedded::codec::Raw;
+    use crate::broker::embedded::settled::Settled;
+    use crate::broker::embedded::store::{load, open, rows};
+
+    const MESSAGES: u64 = 5_000;
+
+    /// An engine with old messages and keys in one channel, of which all below `floor` are settled.
+    fn engine(folder: &std::path::Path, floor: u64) -> Engine {
+        let opened = open::open(folder).expect("a file");
+        let database = &opened.database;
+        let spec =
+            ChannelSpec { max_size_bytes: MESSAGES * 10, ..crate::broker::conformance::channel("old", 1, &["all"]) };
+        database.execute_batch("BEGIN").expect("a transaction");
+        load::save_channel(database, 1, &spec).expect("a channel");
+        let group = load::add_group(database, 1, "all").expect("a group");
+        for offset in 0..MESSAGES {
+            let message = Raw { id: "id".into(), payload: vec![7; 10].into(), ..Raw::default() };
+            rows::insert(database, place(1, 0, offset), 1, &message).expect("a row");
+            let key = params![format!("key-{offset}"), place(1, 0, offset)];
+            database
+                .execute("INSERT INTO keys (channel, key, at, place, id) VALUES (1, ?1, 1, ?2, 'id')", key)
+                .expect("a key");
+        }
+        let partition = load::Partition { first: 0, next: MESSAGES, bytes: MESSAGES * 10 };
+        load::save_partition(database, 1, 0, partition).expect("a partition");
+        let cursor = load::Cursor { settled: Settled::below(floor), ..load::Cursor::default() };
+        load::save_cursor(database, group, 0, &cursor).expect("a cursor");
+        database.execute_batch("COMMIT").expect("it is there");
+        let (views, _) = std::sync::mpsc::sync_channel(1);
+        Engine::new(opened, folder.to_owned(), views, Arc::default()).expect("an engine")
+    }
+
+    #[test]
+    fn what_is_old_and_settled_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut engine = engine(folder.path(), MESSAGES - 1);
+        let count = |engine: &Engine, table: &str| -> u64 {
+            let sql = format!("SELECT count(*) FROM {table}");
+            engine.database.query_row(&sql, [], |row| row.get(0)).expect("a count")
+        };
+        let mut before = 2 * MESSAGES;
+        loop {
+            engine.retain().expect("it is removed");
+            assert!(engine.database.is_autocommit(), "no transaction stays open");
+            let left = count(&engine, "messages") + count(&engine, "keys");
+            if left == 1 {
+                break;
+            }
+            assert!(left < before, "each time some are removed, until none is left: {left}");
+            before = left;
+        }
+        let partition = engine.channels.values().next().and_then(|channel| channel.partitions.first());
+        let kept = load::Partition { first: MESSAGES - 1, next: MESSAGES, bytes: 10 };
+        assert_eq!(partition.map(|partition| partition.durable), Some(kept));
+    }
+
+    #[test]
+    fn where_nothing_can_go_no_transaction_is_begun() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut engine = engine(folder.path(), 0);
+        let name = engine.channels.keys().next().cloned().expect("a channel");
+        assert!(matches!(engine.make_room(&name, 1), Err(Fault::Answer(BrokerError::Full(_)))));
+        assert!(engine.database.is_autocommit());
+    }
+}

@@ -51,11 +51,7 @@ pub struct Cursor {
 /// # Errors
 /// Altered or missing rows are damage of the file: nothing may be decided by what is left.
 pub fn channels(database: &Connection) -> Result<Vec<Channel>, rusqlite::Error> {
-    let mut channels = Vec::new();
-    for (id, spec) in specs(database)? {
-        channels.push(channel_of(database, id, spec)?);
-    }
-    Ok(channels)
+    specs(database)?.into_iter().map(|(id, spec)| channel_of(database, id, spec)).collect()
 }
 
 /// The channel of this name.

@@ -78,8 +78,8 @@ pub fn position_of(place: i64) -> Position {
 pub enum StoreError {
     #[error("cannot {attempt} {path}: {why}", path = path.display())]
     Io { attempt: &'static str, path: PathBuf, why: io::Error },
-    #[error("{path} was written by a newer meshctl (schema {schema}); run that one", path = path.display())]
-    Newer { path: PathBuf, schema: i64 },
+    #[error("{path} was written by another meshctl (schema {schema}, not {SCHEMA_VERSION}); run that one", path = path.display())]
+    OtherSchema { path: PathBuf, schema: i64 },
     #[error(
         "{path} is missing, but {found} is there: put the file back, or move what is left of it out of the folder to begin with an empty one",
         path = path.display(), found = found.display()
@@ -97,7 +97,7 @@ impl StoreError {
         match self {
             Self::Damaged(_) => true,
             Self::Sqlite(why) => is_broken(why),
-            Self::Io { .. } | Self::Newer { .. } | Self::Missing { .. } => false,
+            Self::Io { .. } | Self::OtherSchema { .. } | Self::Missing { .. } => false,
         }
     }
 }

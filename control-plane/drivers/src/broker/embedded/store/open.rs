@@ -18,7 +18,7 @@ pub struct Opened {
 }
 
 /// # Errors
-/// When the folder cannot be written to, the file is a newer meshctl's, or it is missing where there was one.
+/// When the folder cannot be written to, the file is another meshctl's, or it is missing where there was one.
 pub fn open(folder: &Path) -> Result<Opened, StoreError> {
     let path = folder.join(DATABASE);
     let mark = folder.join(CLEAN);
@@ -74,7 +74,7 @@ fn try_open(path: &Path, clean: bool) -> Result<Connection, StoreError> {
         }
         // What everything depends on must be readable before anything is decided by it.
         SCHEMA_VERSION => drop(load::channels(&database)?),
-        schema => return Err(StoreError::Newer { path: path.to_owned(), schema }),
+        schema => return Err(StoreError::OtherSchema { path: path.to_owned(), schema }),
     }
     Ok(database)
 }

@@ -32,7 +32,8 @@ pub fn salvage(path: &Path) -> Result<(), StoreError> {
 /// When there is no file, but what only beside a file can be: whoever took it away is to decide.
 pub fn resume(path: &Path) -> Result<(), StoreError> {
     if path.exists() {
-        return Ok(());
+        // A `.new` of a file that is still in its place must never replace what that becomes.
+        return remove_leftovers(path);
     }
     let fresh = with_suffix(path, ".new");
     let log = with_suffix(path, "-wal");
@@ -53,10 +54,8 @@ fn missing(path: &Path, found: &Path) -> StoreError {
     StoreError::Missing { path: path.to_owned(), found: found.to_owned() }
 }
 
-/// Writes `.new`, from the damaged file where it lies.
-fn build(path: &Path) -> Result<(), StoreError> {
-    let part = with_suffix(path, ".part");
-    for leftover in [part.clone(), with_suffix(path, ".new")] {
+fn remove_leftovers(path: &Path) -> Result<(), StoreError> {
+    for leftover in [with_suffix(path, ".part"), with_suffix(path, ".new")] {
         match std::fs::remove_file(&leftover) {
             Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
                 return Err(StoreError::Io { attempt: "remove", path: leftover, why });
@@ -64,6 +63,13 @@ fn build(path: &Path) -> Result<(), StoreError> {
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// Writes `.new`, from the damaged file where it lies.
+fn build(path: &Path) -> Result<(), StoreError> {
+    remove_leftovers(path)?;
+    let part = with_suffix(path, ".part");
     let new = Connection::open(&part)?;
     // Nothing of it counts before it is complete, so it needs neither a log nor syncs on the way.
     new.pragma_update_and_check(None, "journal_mode", "MEMORY", |_| Ok(()))?;
