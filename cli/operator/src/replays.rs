@@ -54,7 +54,7 @@ pub(crate) async fn pursue(
 
 /// Whether it went well. A replay that is not over has not failed.
 pub(crate) fn verdict(replay: &Replay) -> Outcome {
-    let Replay { replay_id: id, failed_again, selected, issued, .. } = replay;
+    let Replay { replay_id: id, failed_again, selected, issued, withdrawn, processed, .. } = replay;
     if *failed_again > 0 {
         return Err(Failure::new(exit::FAILURE, format!("{failed_again} of {selected} messages failed again"))
             .hint(format!("`meshctl dlq ls --where 'replayId = \"{id}\"'` shows them and why")));
@@ -63,6 +63,13 @@ pub(crate) fn verdict(replay: &Replay) -> Outcome {
         let left = selected.saturating_sub(*issued);
         return Err(Failure::new(exit::FAILURE, format!("the replay was cancelled: {left} messages were not issued"))
             .hint("they are dead letters as before; `meshctl audit` shows who cancelled it and why"));
+    }
+    if replay.state == "done" && processed < selected {
+        return Err(Failure::new(
+            exit::FAILURE,
+            format!("only {processed} of {selected} messages were processed: {withdrawn} were withdrawn"),
+        )
+        .hint("`meshctl events` shows why the broker would not take them; `meshctl dlq ls` what is dead"));
     }
     Ok(exit::OK)
 }
@@ -137,9 +144,10 @@ pub(crate) fn report(replay: &Replay, format: &Format) -> Result<(), Failure> {
 
 /// `selected 42, issued 42, processed 40, failed again 2, pending 0`.
 fn counts(replay: &Replay) -> String {
-    let Replay { selected, issued, processed, failed_again, pending, .. } = replay;
+    let Replay { selected, issued, processed, failed_again, withdrawn, pending, .. } = replay;
     format!(
-        "selected {selected}, issued {issued}, processed {processed}, failed again {failed_again}, pending {pending}"
+        "selected {selected}, issued {issued}, processed {processed}, failed again {failed_again}, pending {pending}{}",
+        if *withdrawn > 0 { format!(", withdrawn {withdrawn}") } else { String::new() }
     )
 }
 
@@ -166,8 +174,8 @@ impl View {
     }
 
     fn show(&mut self, replay: &Replay) {
-        let Replay { selected, issued, processed, failed_again, pending, state, .. } = replay;
-        let done = processed + failed_again;
+        let Replay { selected, issued, processed, failed_again, withdrawn, pending, state, .. } = replay;
+        let done = processed + failed_again + withdrawn;
         let line = format!(
             "{issued}/{selected} issued · {processed} processed · {failed_again} failed again · {pending} pending{}",
             if state == "paused" { " · paused" } else { "" }

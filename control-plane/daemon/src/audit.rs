@@ -1,5 +1,6 @@
 //! Who did what, why, and what came of it: refusals too. Entries are only ever added, and each holds the digest of itself and
-//! of the one before it, so that one that was changed or taken out is found when the audit is read.
+//! of the one before it, so that one that was changed or taken out is found when the audit is read. That the newest
+//! were cut off shows only to whoever kept a digest elsewhere.
 
 use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};

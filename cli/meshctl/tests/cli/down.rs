@@ -35,6 +35,7 @@ fn purging_is_asked_for_or_said() {
     let ran = daemon.run(&["down", "--purge", "--dry-run"]);
     assert_eq!(ran.status, 0);
     assert!(ran.stdout.contains("service/orders would be stopped (dry run)"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("dead letter"), "{}", ran.stdout);
     assert!(daemon.asked().is_empty(), "nothing has been changed so far");
     // What a system with channels leaves beside the rest.
     std::fs::create_dir(daemon.dir.path().join("broker")).expect("made");

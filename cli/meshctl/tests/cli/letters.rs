@@ -159,6 +159,13 @@ fn a_replay_says_how_it_ended() {
     let result: Value = serde_json::from_str(&ran.stdout).expect("a document");
     assert_eq!((&result["failedAgain"], &result["name"]), (&json!(1), &json!("r-1")));
 
+    let mut withdrawn = replay("r-1", "done", 1, 1, 0);
+    (withdrawn["withdrawn"], withdrawn["pending"]) = (json!(1), json!(0));
+    let ran = replaying(vec![withdrawn]).run(&["dlq", "replay", "--all"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stdout.contains("pending 0, withdrawn 1"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("only 1 of 2 messages were processed: 1 were withdrawn"), "{}", ran.stderr);
+
     let ran = replaying(vec![replay("r-1", "running", 2, 1, 0)]).run(&["dlq", "replay", "--all", "--timeout", "1s"]);
     assert_eq!(ran.status, 5);
     assert!(ran.stderr.contains("1 of 2 messages are still pending"), "{}", ran.stderr);
@@ -248,9 +255,9 @@ fn dead_letters_leave_and_come_as_lines() {
     };
     std::fs::write(&file, format!("{}\n{}{}", line("dl-1"), line("dl-2"), line("dl-3"))).expect("written");
     let ran = daemon.run(&["dlq", "import", &path, "--dry-run"]);
-    assert_eq!(ran.stdout, "would have 1 dead letter imported, 2 were there already\n", "{}", ran.stderr);
-    assert_eq!(daemon.asked(), [], "a dry run only looks");
-    let ran = daemon.run(&["dlq", "import", &path, "--reason", "moved"]);
+    assert_eq!(ran.stdout, "would have 1 dead letter imported, 1 was there already\n", "{}", ran.stderr);
+    assert_eq!(daemon.asked()[0].0, "POST /v1/deadletters/import?dryRun=true");
+    let ran = daemon.run(&["dlq", "import", &path, "--reason", "moved", "--yes"]);
     assert_eq!(ran.stdout, "1 dead letter imported, 1 was there already\n", "{}", ran.stderr);
     let (call, body) = daemon.asked().pop().expect("it was imported");
     assert_eq!(call, "POST /v1/deadletters/import?reason=moved");

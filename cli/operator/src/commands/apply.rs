@@ -76,7 +76,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     }
     // Also where nothing differs: it is the wish to try once more what failed, and to wait for what is on its way.
     request.fingerprint = Some(plan.fingerprint);
-    let accepted = client.apply(&request).await.map_err(|error| refused(error, &request.sources))?;
+    let accepted = client.apply(&request).await.map_err(|error| match error.code {
+        // It answered a moment ago: the connection broke under the request.
+        ErrorCode::Unreachable | ErrorCode::Silent | ErrorCode::TimedOut => Failure::from(error)
+            .hint("it may have been accepted or not: `meshctl rollout status` tells; to apply it again does no harm"),
+        _ => refused(error, &request.sources),
+    })?;
     change::pursue(session, &client, accepted, &change.wait, &change.output).await
 }
 

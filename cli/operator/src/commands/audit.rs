@@ -17,8 +17,9 @@ Examples:
   meshctl audit --limit 1000 -o wide
   meshctl audit -o json | jq -r '.items[] | select(.action == \"deadletter.discard\") | .reason'
 
-Oldest first. Each entry holds the digest of the one before it, so that none can
-be changed or taken out unseen.")]
+Oldest first. Each entry holds the digest of the one before it, so that one that
+was changed or taken out is found when the audit is read. That the newest were
+cut off is not seen from the chain: keep a digest elsewhere to prove that, too.")]
 pub struct Args {
     /// How many, at most: the latest
     #[arg(long, value_name = "N", default_value_t = 100)]

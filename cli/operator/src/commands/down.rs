@@ -18,6 +18,7 @@ use meshctl_model::units::Span;
 use crate::ask;
 use crate::failure::{Failure, Outcome};
 use crate::launch::{self, Process, gone};
+use crate::letters;
 use crate::output::{self, print_line};
 use crate::progress::{Ending, Goal, follow};
 use crate::session::Session;
@@ -30,9 +31,10 @@ Examples:
   meshctl down --reason 'moving house'
   meshctl down --purge --yes
 
-The system's data stays, and `meshctl apply` brings it up again; --purge removes it too.")]
+The system's data stays, and `meshctl apply` brings it up again; --purge removes it too,
+with every message that is kept and every dead letter: --dry-run says how many.")]
 pub struct Args {
-    /// Remove the state directory too: history, logs, everything
+    /// Remove the state directory too: history, logs, messages, dead letters, everything
     #[arg(long)]
     purge: bool,
 
@@ -78,12 +80,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let system = match daemon {
         Some(client) => {
             let name = client.status().await?.name;
-            agree_to_purge(session, &args, &name)?;
+            let goods = if args.purge && !args.yes { goods(&client).await } else { String::new() };
+            agree_to_purge(session, &args, &name, &goods)?;
             stop(session, &client, &args).await?;
             Some(name)
         }
         None => {
-            agree_to_purge(session, &args, "purge")?;
+            agree_to_purge(session, &args, "purge", "")?;
             None
         }
     };
@@ -177,6 +180,12 @@ async fn announce(session: &Session, purges: bool) -> Outcome {
                 print_line(format_args!("gateway/{} would be stopped (dry run)", gateway.id))?;
             }
             print_line("the daemon would end (dry run)")?;
+            if purges {
+                let goods = goods(&session.client()?).await;
+                if !goods.is_empty() {
+                    print_line(format_args!("{goods} would be removed (dry run)"))?;
+                }
+            }
         }
     }
     if purges {
@@ -185,7 +194,18 @@ async fn announce(session: &Session, purges: bool) -> Outcome {
     Ok(exit::OK)
 }
 
-fn agree_to_purge(session: &Session, args: &Args, word: &str) -> Result<(), Failure> {
+/// The messages that go with the state directory; empty where there are no channels, or their daemon is too old to say.
+async fn goods(client: &Client) -> String {
+    let Ok(channels) = client.channels().await else { return String::new() };
+    if channels.items.is_empty() {
+        return String::new();
+    }
+    let kept: u64 = channels.items.iter().map(|channel| channel.kept).sum();
+    let dead: u64 = channels.items.iter().map(|channel| channel.dead_letters).sum();
+    format!("{kept} kept message{} and {}", if kept == 1 { "" } else { "s" }, letters::count(dead))
+}
+
+fn agree_to_purge(session: &Session, args: &Args, word: &str, goods: &str) -> Result<(), Failure> {
     if !args.purge || args.yes || !session.state_dir().exists() {
         return Ok(());
     }
@@ -195,7 +215,8 @@ fn agree_to_purge(session: &Session, args: &Args, word: &str) -> Result<(), Fail
         );
     }
     let word = if word.is_empty() { "purge" } else { word };
-    let question = format!("This stops everything and removes {}.", session.state_dir().display());
+    let goods = if goods.is_empty() { String::new() } else { format!(" with {goods}") };
+    let question = format!("This stops everything and removes {}{goods}.", session.state_dir().display());
     if ask::typed(&question, word) { Ok(()) } else { Err(Failure::new(exit::FAILURE, "nothing was changed")) }
 }
 

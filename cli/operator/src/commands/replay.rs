@@ -35,8 +35,8 @@ Examples:
   meshctl replay show 01936f0e -w --timeout 1h
   meshctl replay show 01936f0e -o jsonpath='{.pending}'
 
-With -w the exit status is 0 if all were processed, 1 if some failed again, 5 if
-some are pending when the time is over. The beginning of an id is enough.")]
+With -w the exit status is 0 if all were processed, 1 if some failed again or were
+withdrawn, 5 if some are pending when the time is over. The beginning of an id is enough.")]
     Show(ShowArgs),
     /// Issue no more for now; what is issued is delivered
     #[command(after_help = "\
@@ -52,7 +52,10 @@ Examples:
     /// Issue no more: what was not issued stays a dead letter
     #[command(after_help = "\
 Examples:
-  meshctl replay cancel 01936f0e --reason 'they fail again'")]
+  meshctl replay cancel 01936f0e --reason 'they fail again'
+
+What is issued has its outcome still. Where it never comes, because the messages
+are lost, `meshctl dlq restore` makes them dead letters again.")]
     Cancel(TurnArgs),
 }
 

@@ -65,7 +65,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     while let Some(message) = messages.next().await? {
         show(message, format)?;
     }
-    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended"))
+    Err(Failure::new(exit::UNREACHABLE, "the daemon has ended, or gave up a reader that was too slow")
+        .hint("`meshctl status` tells which; --since goes on from the last line"))
 }
 
 fn show(message: Message, format: &Format) -> Result<(), Failure> {

@@ -75,7 +75,7 @@ pub(crate) fn groups(groups: &[DeadLetterGroup], by: &str, header: bool, now: Ti
 pub(crate) fn replays(replays: Vec<Replay>, now: Timestamp) -> Listing {
     let item = |replay: Replay| {
         let state = match replay.state.as_str() {
-            "done" if replay.failed_again > 0 => Cell::bad("done"),
+            "done" if replay.processed < replay.selected => Cell::bad("done"),
             "done" => Cell::good("done"),
             "running" | "paused" => Cell::careful(&replay.state),
             other => Cell::plain(other),

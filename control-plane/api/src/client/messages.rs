@@ -94,18 +94,20 @@ impl Client {
         Ok(Export(Lines::new(answer, Arc::clone(&self.place))))
     }
 
-    /// Takes lines in that were exported. What is there already stays as it is and does not count as changed.
+    /// Takes lines in that were exported, or with `dry_run` says what that would come to. What is there already stays as it is
+    /// and does not count as changed.
     pub async fn import<E>(
         &self,
         lines: impl TryStream<Ok = Bytes, Error = E> + Send + 'static,
         reason: Option<&str>,
+        dry_run: bool,
         timeout: Duration,
     ) -> Result<DeadLetterOutcome, ApiError>
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let request =
-            self.request(Method::POST, "/v1/deadletters/import").timeout(timeout).query(&[("reason", reason)]);
+        let query = [("reason", reason), ("dryRun", dry_run.then_some("true"))];
+        let request = self.request(Method::POST, "/v1/deadletters/import").timeout(timeout).query(&query);
         let request = request.header("content-type", "application/x-ndjson");
         self.json(request.body(Body::wrap_stream(lines))).await
     }
@@ -140,7 +142,7 @@ impl Client {
 pub struct Messages(Lines);
 
 impl Messages {
-    /// The next one; `None` when the daemon has ended.
+    /// The next one; `None` when the daemon has ended, or has given up a reader that is too slow.
     ///
     /// # Errors
     /// When the connection breaks off or what comes is not a message.

@@ -271,7 +271,7 @@ pub struct DeadLetterOutcome {
     /// Of the set.
     pub fingerprint: String,
     pub selected: u64,
-    /// How many of them were changed; fewer than selected where others were first.
+    /// How many of them were changed; fewer than selected where others were first. In a dry run of an import, would be.
     pub changed: u64,
     pub dry_run: bool,
 }
@@ -317,7 +317,7 @@ pub struct Replay {
     pub ended_at: Option<Timestamp>,
 }
 
-/// Who did what, why, and what came of it. Never changed; each entry holds the digest of the one before it.
+/// Who did what, why, and what came of it. Each entry holds the digest of the one before it: a change of any but the newest shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditEntry {

@@ -43,7 +43,7 @@ pub fn show(from: &Connection, id: &str) -> Done<DeadLetter> {
         .query_row([id], |row| row.get(0))
         .optional()?
         .ok_or_else(|| unknown(id))?;
-    whole(from, number)
+    Ok(whole(from, number)?.ok_or_else(|| unknown(id))?)
 }
 
 pub fn unknown(id: &str) -> ApiError {
@@ -51,12 +51,12 @@ pub fn unknown(id: &str) -> ApiError {
         .hint("`meshctl dlq ls` lists them; a filter on `state` also those that are processed or discarded")
 }
 
-/// Everything about one.
-pub fn whole(from: &Connection, number: i64) -> Done<DeadLetter> {
+/// Everything about one, if it is there.
+pub fn whole(from: &Connection, number: i64) -> Done<Option<DeadLetter>> {
     let text = format!(
         "SELECT {COLUMNS}, headers, payload, history FROM letters JOIN contents USING (number) WHERE number = ?1"
     );
-    Ok(from.prepare_cached(&text)?.query_row([number], |row| {
+    let found = from.prepare_cached(&text)?.query_row([number], |row| {
         let (headers, history): (String, String) = (row.get(17)?, row.get(19)?);
         let payload = row.get_ref(18)?.as_blob()?;
         let text = std::str::from_utf8(payload).ok();
@@ -68,7 +68,8 @@ pub fn whole(from: &Connection, number: i64) -> Done<DeadLetter> {
             payload_base64: Some(BASE64.encode(payload)),
             ..letter(row)?
         })
-    })?)
+    });
+    Ok(found.optional()?)
 }
 
 /// The columns that `groupBy` may name.

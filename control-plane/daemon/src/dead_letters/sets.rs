@@ -114,7 +114,9 @@ pub fn select(
         }
     }
     let text = format!(
-        "SELECT id, number, state, held_by, channel, subscription FROM letters WHERE {} ORDER BY id",
+        "SELECT id, number, state, held_by, channel, subscription,
+             (SELECT state FROM replays WHERE replays.id = letters.replay_id)
+         FROM letters WHERE {} ORDER BY id",
         wanted.sql
     );
     let mut statement = from.prepare_cached(&text)?;
@@ -125,7 +127,11 @@ pub fn select(
     while let Some(row) = rows.next()? {
         let (id, state): (String, &str) = (row.get(0)?, row.get_ref(2)?.as_str()?);
         let held_by: Option<String> = row.get(3)?;
-        if held_by.is_none() && action.from().contains(&state) {
+        let replay = row.get_ref(6)?.as_str_or_null()?;
+        // A copy of it is under way, or is lost for good, which only an operator can know.
+        let given_up =
+            action == Action::Restore && wanted.explicit && state == "replaying" && replay == Some("cancelled");
+        if held_by.is_none() && (given_up || action.from().contains(&state)) {
             let name = format!("{}/{}", row.get_ref(4)?.as_str()?, row.get_ref(5)?.as_str()?);
             *subscriptions.entry(name).or_default() += 1;
             letters.push(Selected { number: row.get(1)?, id });
@@ -160,8 +166,9 @@ fn nothing(action: Action, left_out: u64, obstacle: Option<String>) -> ApiError 
             .hint("`meshctl dlq ls` lists what there is"),
         Some(obstacle) => {
             let message = format!("cannot {action} any of {}: {obstacle}", letters_count(left_out));
-            let hint =
-                "a replay is over when `meshctl replay show` says so; what is parked or discarded can be restored";
+            let hint = "a replay is over when `meshctl replay show` says so; what is parked or discarded can be restored, and so \
+                 can, by id or state, what a cancelled replay has issued: should a copy of it still come through, it is \
+                 processed twice";
             ApiError::new(ErrorCode::Conflict, message).hint(hint)
         }
     }

@@ -172,11 +172,33 @@ impl Store {
         answer.await.map_err(|_| gone())?.map_err(|trouble| match trouble {
             Trouble::Refused(error) => error,
             Trouble::Sql(why) => {
-                let message = format!("cannot {attempt} in {}: {why}", self.path);
-                ApiError::new(ErrorCode::Unavailable, message)
-                    .hint("is the disk full, or the directory not writable? Nothing has changed; try again")
+                let (code, hint) = remedy(&why);
+                ApiError::new(code, format!("cannot {attempt} in {}: {why}", self.path)).hint(hint)
             }
         })
+    }
+}
+
+/// What kind of trouble it is, and what to try.
+fn remedy(why: &rusqlite::Error) -> (ErrorCode, &'static str) {
+    use rusqlite::ErrorCode as Sqlite;
+    match why.sqlite_error_code() {
+        Some(
+            Sqlite::DiskFull
+            | Sqlite::ReadOnly
+            | Sqlite::CannotOpen
+            | Sqlite::SystemIoFailure
+            | Sqlite::PermissionDenied,
+        ) => {
+            (ErrorCode::Unavailable, "is the disk full, or the directory not writable? Nothing has changed; try again")
+        }
+        Some(Sqlite::DatabaseBusy | Sqlite::DatabaseLocked) => {
+            (ErrorCode::Unavailable, "another process holds the file. Nothing has changed; try again")
+        }
+        Some(Sqlite::DatabaseCorrupt | Sqlite::NotADatabase) => {
+            (ErrorCode::Internal, "the file is damaged: a daemon that starts anew sets it aside and begins another")
+        }
+        _ => (ErrorCode::Internal, "nothing has changed; it is a mistake of meshctl's: please report it"),
     }
 }
 

@@ -148,6 +148,15 @@ pub fn import(to: &Transaction, letters: &[(Place, Letter)]) -> Done<u64> {
     Ok(added)
 }
 
+/// How many of these letters from elsewhere are not there yet.
+pub fn unknown(from: &Connection, letters: &[(Place, Letter)]) -> Done<u64> {
+    let mut unknown = 0;
+    for (place, letter) in letters {
+        unknown += u64::from(known(from, place, &letter.message_id)?.is_none());
+    }
+    Ok(unknown)
+}
+
 /// Adds to what is counted of a subscription.
 pub fn count(to: &Transaction, place: &Place, what: &'static str, more: u32) -> Done<()> {
     if more > 0 {
@@ -274,6 +283,7 @@ fn update(to: &Transaction, before: &Known, letter: &Letter, state: &str, releas
     history.extend(letter.history.iter().cloned());
     history.sort_by_key(|attempt| (attempt.at, attempt.number));
     history.dedup();
+    history.drain(..history.len().saturating_sub(HISTORY));
     to.prepare_cached("UPDATE contents SET history = ?2 WHERE number = ?1")?
         .execute(params![before.number, json(&history)])?;
     Ok(())
@@ -282,6 +292,9 @@ fn update(to: &Transaction, before: &Known, letter: &Letter, state: &str, releas
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
+
+/// Attempts that are remembered of a letter that dies again and again: the latest.
+const HISTORY: usize = 100;
 
 /// What only couriers, brokers and daemons say to each other. A letter keeps the rest: all that the publisher sent.
 const INTERNAL: [&str; 5] = [header::HISTORY, header::NOT_BEFORE, header::DEATH, header::REPLAY, header::ATTEMPT];
@@ -328,7 +341,9 @@ impl Letter {
             let message = format!("the payloadBase64 of the dead letter {} is not base64: {why}", letter.id);
             ApiError::new(ErrorCode::Invalid, message)
         })?;
-        let headers = letter.headers.clone().ok_or_else(|| missing("headers"))?;
+        let mut headers = letter.headers.clone().ok_or_else(|| missing("headers"))?;
+        // A file may say what it likes, and must not speak for couriers and brokers.
+        headers.retain(|(name, _)| !INTERNAL.contains(&name.to_ascii_lowercase().as_str()));
         let place = Place { channel: letter.channel, subscription: letter.subscription };
         let mut history = letter.history.unwrap_or_default();
         if history.is_empty() {

@@ -24,11 +24,15 @@ const PAGE: usize = 32;
 const IN_FLIGHT: usize = 32;
 
 impl DeadLetters {
-    /// The selected letters, oldest first, as they are when their turn comes. Ends early when the store cannot be read.
+    /// The selected letters, oldest first, as they are when their turn comes; those that are gone by then are left out. An error is the last that comes:
+    /// the export is not whole then.
     ///
     /// # Errors
     /// When the filter is none, or the store cannot be read at all.
-    pub async fn export(&self, query: DeadLetterQuery) -> Result<mpsc::Receiver<DeadLetter>, ApiError> {
+    pub async fn export(
+        &self,
+        query: DeadLetterQuery,
+    ) -> Result<mpsc::Receiver<Result<DeadLetter, ApiError>>, ApiError> {
         let wanted = Where::of(&query, Timestamp::now())?;
         let select = self.store.read("select dead letters", move |from| {
             let mut statement =
@@ -43,14 +47,20 @@ impl DeadLetters {
             for page in numbers.chunks(PAGE) {
                 let page = page.to_vec();
                 let read = store.read("export dead letters", move |from| {
-                    page.into_iter().map(|number| letters::whole(from, number)).collect::<Result<Vec<_>, _>>()
+                    let letters = page.into_iter().filter_map(|number| letters::whole(from, number).transpose());
+                    letters.collect::<Result<Vec<_>, _>>()
                 });
                 let letters = match read.await {
                     Ok(letters) => letters,
-                    Err(why) => return tracing::error!(%why, "an export broke off"),
+                    Err(why) => {
+                        tracing::error!(%why, "an export broke off");
+                        // A reader that has gone misses nothing.
+                        let _ = sender.send(Err(why)).await;
+                        return;
+                    }
                 };
                 for letter in letters {
-                    if sender.send(letter).await.is_err() {
+                    if sender.send(Ok(letter)).await.is_err() {
                         return;
                     }
                 }
@@ -59,7 +69,7 @@ impl DeadLetters {
         Ok(receiver)
     }
 
-    /// What comes from an export, line by line; only read where it is a dry run.
+    /// What comes from an export, line by line; a dry run only counts what would be added.
     pub fn import(&self, asked: Asked, dry_run: bool) -> Import {
         Import { into: self.clone(), asked, dry_run, page: Vec::new(), ids: BTreeSet::new(), lines: 0, added: 0 }
     }
@@ -73,6 +83,7 @@ pub struct Import {
     page: Vec<(Place, Letter)>,
     ids: BTreeSet<String>,
     lines: u64,
+    /// Or would be.
     added: u64,
 }
 
@@ -96,16 +107,17 @@ impl Import {
             });
             why
         })?;
-        self.ids.insert(letter.id(&place));
-        self.page.push((place, letter));
+        if self.ids.insert(letter.id(&place)) {
+            self.page.push((place, letter));
+        }
         if self.page.len() < PAGE { Ok(()) } else { self.write().await }
     }
 
-    /// Writes what is left, and audits it all.
+    /// Writes what is left, and audits what it came to as a whole. When it fails, [`Self::failed`] is next.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn finish(mut self) -> Result<DeadLetterOutcome, ApiError> {
+    pub async fn finish(&mut self) -> Result<DeadLetterOutcome, ApiError> {
         self.write().await?;
         let fingerprint = digest(self.ids.iter().map(String::as_str));
         let outcome = DeadLetterOutcome {
@@ -126,7 +138,7 @@ impl Import {
     }
 
     /// Audits why it came to nothing, or only to a part.
-    pub async fn failed(self, why: &ApiError) {
+    pub async fn failed(&self, why: &ApiError) {
         if self.dry_run {
             return;
         }
@@ -140,11 +152,21 @@ impl Import {
 
     async fn write(&mut self) -> Result<(), ApiError> {
         let page = std::mem::take(&mut self.page);
-        if self.dry_run {
-            return Ok(());
-        }
-        let write = self.into.store.write("import dead letters", move |to| take_in::import(to, &page));
-        self.added += write.await?;
+        self.added += if self.dry_run {
+            self.into.store.read("look for dead letters", move |from| take_in::unknown(from, &page)).await?
+        } else {
+            let asked = self.asked.clone();
+            let write = self.into.store.write("import dead letters", move |to| {
+                let added = take_in::import(to, &page)?;
+                if added > 0 {
+                    let data = json!({"count": page.len(), "added": added});
+                    let subject = format!("{} dead letters of an import", page.len());
+                    audit::write(to, &Deed::done(&asked, "deadletter.import", subject, data), Timestamp::now())?;
+                }
+                Ok(added)
+            });
+            write.await?
+        };
         Ok(())
     }
 }

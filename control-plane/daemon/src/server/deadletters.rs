@@ -1,7 +1,5 @@
 //! Dead letters: looked at, dealt with, and carried from one store to another.
 
-use std::convert::Infallible;
-
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, Query, Request, State as Extract};
@@ -64,7 +62,8 @@ pub async fn park(
     change(&shared, peer, Action::Park, request).await
 }
 
-/// Makes dead letters that are parked or discarded dead again. The discarded ones have to be asked for by id or by state.
+/// Makes dead letters that are parked or discarded dead again; also those that a cancelled replay has issued and that never came
+/// back, which may be processed twice if they do after all. All but the parked have to be asked for by id or by state.
 #[utoipa::path(post, path = "/v1/deadletters/restore", request_body = DeadLetterRequest,
     responses((status = 200, body = DeadLetterOutcome)))]
 pub async fn restore(
@@ -90,16 +89,18 @@ async fn change(
     responses((status = 200, content_type = "application/x-ndjson", body = DeadLetter)))]
 pub async fn export(Extract(shared): FromShared, Query(query): Query<DeadLetterQuery>) -> Result<Response, Failure> {
     let letters = shared.dead_letters.export(query).await?;
-    let lines = ReceiverStream::new(letters).map(|letter: DeadLetter| {
-        let mut text = serde_json::to_string(&letter).unwrap_or_default();
+    let lines = ReceiverStream::new(letters).map(|letter| {
+        // An error breaks the answer off, so that nobody takes a part for the whole.
+        let letter: DeadLetter = letter.map_err(|why| std::io::Error::other(why.message))?;
+        let mut text = serde_json::to_string(&letter)?;
         text.push('\n');
-        Ok::<_, Infallible>(text)
+        Ok::<_, std::io::Error>(text)
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(lines)).into_response())
 }
 
 /// Takes in the NDJSON of an export, as dead letters that are dead. What is there already is left alone, so that an import
-/// that broke off can be done again. With `dryRun` the lines are only read.
+/// that broke off can be done again. With `dryRun` nothing changes, and `changed` is how many would be added.
 #[utoipa::path(post, path = "/v1/deadletters/import", params(ImportQuery),
     request_body(content = DeadLetter, content_type = "application/x-ndjson"),
     responses((status = 200, body = DeadLetterOutcome)))]
@@ -111,13 +112,14 @@ pub async fn import(
 ) -> Answer<DeadLetterOutcome> {
     let asked = Asked { by: peer.name(), reason: query.reason };
     let mut import = shared.dead_letters.import(asked, query.dry_run);
-    match lines(&mut import, request.into_body()).await {
-        Ok(()) => Ok(Json(import.finish().await?)),
-        Err(why) => {
-            import.failed(&why).await;
-            Err(why.into())
-        }
+    let done = match lines(&mut import, request.into_body()).await {
+        Ok(()) => import.finish().await,
+        Err(why) => Err(why),
+    };
+    if let Err(why) = &done {
+        import.failed(why).await;
     }
+    Ok(Json(done?))
 }
 
 /// Feeds the body to the import line by line, holding no more than one of them and a piece.

@@ -64,7 +64,12 @@ Examples:
     #[command(after_help = "\
 Examples:
   meshctl dlq restore --where 'state = parked'
-  meshctl dlq restore --where 'state = discarded and age < 1h' --dry-run")]
+  meshctl dlq restore --where 'state = discarded and age < 1h' --dry-run
+  meshctl dlq restore --where 'state = replaying and replayId = \"01936f0e\"'
+
+Letters that a replay has issued and that never came back can be restored, by id
+or state, once the replay is cancelled. Should a copy of one still come through,
+it may be processed twice.")]
     Restore(change::Args),
     Export(transfer::ExportArgs),
     Import(transfer::ImportArgs),

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures_util::stream;
 use meshctl_api::client::Client;
-use meshctl_api::view::messages::{DeadLetter, DeadLetterOutcome, DeadLetterQuery};
+use meshctl_api::view::messages::{DeadLetter, DeadLetterOutcome};
 use meshctl_model::exit;
 use meshctl_model::units::Span;
 
@@ -18,9 +18,6 @@ use crate::failure::{Failure, Outcome};
 use crate::letters::{SelectArgs, count};
 use crate::output::{document, print_line};
 use crate::session::Session;
-
-/// How many ids a dry run asks for at once.
-const ASKED: usize = 100;
 
 /// Write dead letters to stdout, each a line of JSON with everything that is known of it
 #[derive(Debug, clap::Args)]
@@ -49,6 +46,10 @@ pub struct ImportArgs {
     /// Show what would be taken in and change nothing
     #[arg(long)]
     dry_run: bool,
+
+    /// Do not ask: an import never does
+    #[arg(short, long)]
+    yes: bool,
 
     /// Why, for the audit
     #[arg(long, value_name = "TEXT")]
@@ -85,7 +86,7 @@ pub(super) async fn import(session: &Session, args: ImportArgs) -> Outcome {
     format.must_not_be_names()?;
     let source = open(&args.file)?;
     let client = session.daemon().await?;
-    let outcome = if args.dry_run { preview(&client, source).await? } else { send(&client, source, &args).await? };
+    let outcome = send(&client, source, &args).await?;
     if document(format, &Outcomes::of(&outcome))? {
         return Ok(exit::OK);
     }
@@ -94,7 +95,7 @@ pub(super) async fn import(session: &Session, args: ImportArgs) -> Outcome {
         1 => ", 1 was there already".to_owned(),
         known => format!(", {known} were there already"),
     };
-    let would = if outcome.dry_run { "would have " } else { "" };
+    let would = if args.dry_run { "would have " } else { "" };
     print_line(format_args!("{would}{} imported{known}", count(outcome.changed)))?;
     Ok(exit::OK)
 }
@@ -107,8 +108,8 @@ fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, Failure> {
     Ok(Box::new(BufReader::new(file)))
 }
 
-/// The dead letters of a file, each with its line, up to the first that is none.
-fn letters(source: impl BufRead) -> impl Iterator<Item = Result<(DeadLetter, String), Failure>> {
+/// The lines of a file that are dead letters, up to the first that is none.
+fn letters(source: impl BufRead) -> impl Iterator<Item = Result<String, Failure>> {
     source.lines().enumerate().filter_map(|(at, line)| {
         let number = at + 1;
         let line = match line {
@@ -116,12 +117,12 @@ fn letters(source: impl BufRead) -> impl Iterator<Item = Result<(DeadLetter, Str
             Ok(line) => line,
             Err(error) => return Some(Err(Failure::file(format_args!("cannot read line {number}"), &error))),
         };
-        let letter = serde_json::from_str(&line).map_err(|error| {
+        let letter = serde_json::from_str::<DeadLetter>(&line).map_err(|error| {
             Failure::new(exit::FAILURE, format!("line {number} is not a dead letter"))
                 .caused_by(&error)
                 .hint("what `meshctl dlq export` writes can be imported")
         });
-        Some(letter.map(|letter| (letter, line)))
+        Some(letter.map(|_| line))
     })
 }
 
@@ -134,7 +135,7 @@ async fn send(
     let mistake = Arc::new(OnceLock::new());
     let found = Arc::clone(&mistake);
     let lines = letters(source).map(move |letter| match letter {
-        Ok((_, line)) => Ok(Bytes::from(line + "\n")),
+        Ok(line) => Ok(Bytes::from(line + "\n")),
         Err(failure) => {
             // The request ends with it; what it was is told below.
             let said = failure.message.clone();
@@ -142,26 +143,13 @@ async fn send(
             Err(io::Error::other(said))
         }
     });
-    let sent = client.import(stream::iter(lines), args.reason.as_deref(), args.timeout.get()).await;
+    let sent = client.import(stream::iter(lines), args.reason.as_deref(), args.dry_run, args.timeout.get()).await;
     sent.map_err(|error| {
         let failure = Arc::into_inner(mistake).and_then(OnceLock::into_inner).unwrap_or_else(|| error.into());
+        if args.dry_run {
+            return failure;
+        }
         let hint = failure.hint.clone().unwrap_or_else(|| "correct it".to_owned());
         failure.hint(format!("{hint}; lines before it may be imported already: import the whole again"))
     })
-}
-
-/// What sending would come to.
-async fn preview(client: &Client, source: Box<dyn BufRead + Send>) -> Result<DeadLetterOutcome, Failure> {
-    let mut ids = Vec::new();
-    for letter in letters(source) {
-        ids.push(letter?.0.id);
-    }
-    let mut known = 0;
-    for ids in ids.chunks(ASKED) {
-        let query = DeadLetterQuery { ids: Some(ids.join(",")), limit: Some(0), ..DeadLetterQuery::default() };
-        known += client.dead_letters(&query).await?.items.len() as u64;
-    }
-    let selected = ids.len() as u64;
-    let changed = selected.saturating_sub(known);
-    Ok(DeadLetterOutcome { action: "import".into(), fingerprint: String::new(), selected, changed, dry_run: true })
 }

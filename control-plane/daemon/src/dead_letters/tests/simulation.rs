@@ -350,7 +350,7 @@ impl World {
             all.query_map([], |row| row.get(0)).expect("reads").collect::<Result<_, _>>().expect("reads")
         };
         for number in numbers {
-            let letter = letters::whole(&self.store, number).expect("is whole");
+            let letter = letters::whole(&self.store, number).expect("is whole").expect("is there");
             let history = letter.history.unwrap_or_default();
             assert_eq!(letter.attempts, history.iter().map(|attempt| attempt.number).max().unwrap_or(0));
             headers.insert(letter.headers.clone());

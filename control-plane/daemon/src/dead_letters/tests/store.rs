@@ -126,6 +126,48 @@ fn states_change_only_as_they_may_and_say_so_otherwise() {
 }
 
 #[test]
+fn what_a_cancelled_replay_has_issued_can_be_restored_explicitly_and_a_late_receipt_still_counts() {
+    let mut connection = filled(2);
+    let id = replay(&mut connection, &query("messageId = m0"));
+    let number: i64 = connection
+        .query_row("SELECT number FROM letters WHERE message_id = 'm0'", [], |row| row.get(0))
+        .expect("there");
+    for told in [Told::Intend, Told::Confirmed] {
+        write(&mut connection, |to| replays::tell(to, &id, number, told));
+    }
+    let lost = query("state = replaying");
+    assert_eq!(refused(select(&connection, &lost, Action::Restore)).0, ErrorCode::Conflict, "the replay goes on");
+    write(&mut connection, |to| replays::steer(to, &id, Wish::Cancel, at(1)));
+    let everything = DeadLetterQuery::default();
+    assert_eq!(
+        refused(select(&connection, &everything, Action::Restore)).0,
+        ErrorCode::Conflict,
+        "it is not asked for"
+    );
+    write(&mut connection, |to| sets::change(to, &select(to, &lost, Action::Restore)?, Action::Restore));
+    assert_eq!((counts(&connection).dead, counts(&connection).replaying), (2, 0));
+    let mut late = message("m0");
+    late.set_header(header::REPLAY, &id);
+    write(&mut connection, |to| take_in::receipts(to, &place("billing"), &[arrived(0, late)]));
+    assert_eq!((counts(&connection).dead, counts(&connection).processed), (1, 1));
+}
+
+#[test]
+fn what_is_imported_does_not_speak_for_couriers() {
+    let mut letter = letters::show(&filled(1), &all(&filled(1))[0].id).expect("is there");
+    let mut headers = letter.headers.clone().expect("whole");
+    let sent = headers.clone();
+    headers.push((header::NOT_BEFORE.to_uppercase(), "2099-01-01T00:00:00Z".into()));
+    headers.push((header::REPLAY.into(), "r-1".into()));
+    letter.headers = Some(headers);
+    let (place, imported) = Letter::exported(letter).expect("is a letter");
+    let mut connection = in_memory();
+    assert_eq!(write(&mut connection, |to| take_in::import(to, &[(place, imported)])), 1);
+    let id = all(&connection)[0].id.clone();
+    assert_eq!(letters::show(&connection, &id).expect("is there").headers, Some(sent));
+}
+
+#[test]
 fn a_set_is_agreed_to_by_its_fingerprint() {
     let connection = filled(2);
     let everything = DeadLetterQuery::default();
