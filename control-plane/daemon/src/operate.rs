@@ -268,6 +268,10 @@ impl State {
             let data = json!({"revision": revision, "by": asked.by, "reason": asked.reason, "cause": wish.cause});
             let severity = meshctl_model::event::EventSeverity::Info;
             self.event(severity, "revision.accepted", format!("revision/{revision}"), message, data);
+        } else if discard_messages != self.discard_messages {
+            let permission = Some((self.revision, discard_messages));
+            let change = Changes { discard_messages: permission, ..Changes::default() };
+            store.commit(&change).map_err(|why| unwritable(&why))?;
         }
         self.discard_messages = discard_messages;
         self.asked += 1;

@@ -277,10 +277,18 @@ impl State {
                     let message = format!("the broker has {name} no more");
                     self.info("channel.removed", format!("channel/{name}"), message);
                 }
+                // A permission is for once: what is accepted from now on is nobody's to lose.
+                if self.discard_messages && occasion.last && occasion.asked == self.asked {
+                    self.discard_messages = false;
+                    self.unwritten.discard_messages = true;
+                }
                 Ok(())
             }
             Err(why) => {
-                let known = self.declared.as_ref().is_some_and(|(_, outcome)| outcome.as_ref() == Err(&why));
+                // While messages are drained their number changes all the time, and the reason does not.
+                let reason = |why: &String| why.replace(|letter: char| letter.is_ascii_digit(), "");
+                let before = self.declared.as_ref().and_then(|(_, outcome)| outcome.as_ref().err());
+                let known = before.is_some_and(|before| reason(before) == reason(&why));
                 if !known {
                     self.warn("channel.refused", "service/broker".into(), why.clone());
                 }

@@ -46,7 +46,7 @@ pub struct State {
     pub going_down: bool,
     /// How often an operator has asked for something since the daemon is there.
     pub asked: u64,
-    /// The present revision may lose messages.
+    /// Messages may be lost on the way to the present revision: until that is done, once.
     pub discard_messages: bool,
     /// What came of the last declaration of channels.
     pub declared: Option<(Occasion, Result<(), String>)>,
@@ -61,6 +61,7 @@ pub struct State {
 #[derive(Clone, Debug, Default)]
 pub struct Unwritten {
     pub revision_state: bool,
+    pub discard_messages: bool,
     pub instances: BTreeSet<String>,
     pub services: BTreeSet<String>,
     pub events: Vec<Event>,
@@ -347,6 +348,7 @@ impl State {
                 .then_some((self.revision, self.revision_state))
                 .into_iter()
                 .collect(),
+            discard_messages: unwritten.discard_messages.then_some((self.revision, self.discard_messages)),
             instances: instances().filter_map(|(_, instance)| instance.cloned()).collect(),
             instances_gone: instances().filter(|(_, i)| i.is_none()).map(|(id, _)| id.clone()).collect(),
             services: unwritten.services.iter().filter_map(record).collect(),

@@ -106,6 +106,8 @@ pub struct Changes {
     pub revision: Option<(RevisionRow, RevisionBody)>,
     /// New state of revisions that exist.
     pub revision_states: Vec<(u64, &'static str)>,
+    /// Whether messages may be lost on the way to a revision that exists.
+    pub discard_messages: Option<(u64, bool)>,
     pub instances: Vec<Instance>,
     pub instances_gone: Vec<String>,
     pub services: Vec<(String, ServiceRecord)>,
@@ -327,6 +329,12 @@ fn write_all(to: &Transaction, changes: &Changes) -> rusqlite::Result<()> {
     }
     for (revision, state) in &changes.revision_states {
         to.execute("UPDATE revisions SET state = ?2 WHERE revision = ?1", params![revision, state])?;
+    }
+    if let Some((revision, discard)) = changes.discard_messages {
+        to.execute(
+            "UPDATE revisions SET body = json_set(body, '$.discard_messages', json(?2)) WHERE revision = ?1",
+            params![revision, if discard { "true" } else { "false" }],
+        )?;
     }
     let mut put = to.prepare_cached("INSERT OR REPLACE INTO instances (id, service, body) VALUES (?1, ?2, ?3)")?;
     for instance in &changes.instances {

@@ -166,6 +166,14 @@ impl DeadLetters {
         self.store.read("look for dead letters", move |from| letters::states(from, &place, &messages)).await
     }
 
+    /// What the broker knows of a subscription that a store which began anew knows nothing of: so many messages were taken in
+    /// and so many were issued. What was lost with the former store is then missing in the ledger.
+    pub async fn seed(&self, channel: &str, subscription: &str, taken_in: u64, issued: u64) -> Result<(), ApiError> {
+        let place = take_in::Place { channel: channel.to_owned(), subscription: subscription.to_owned() };
+        let seeded = self.store.write("begin to count", move |to| take_in::seed(to, &place, taken_in, issued));
+        seeded.await
+    }
+
     /// Forgets a subscription whose channels are no more, with every letter of it, and says how many of them were still to be
     /// dealt with: none, unless they are to be discarded. In the audit it is the daemon's deed; who asked for the revision stands with the revision.
     pub async fn close(&self, channel: &str, subscription: &str, discard: bool) -> Result<u64, ApiError> {

@@ -169,6 +169,15 @@ pub fn count(to: &Transaction, place: &Place, what: &'static str, more: u32) -> 
     Ok(())
 }
 
+/// Begins to count at these, where nothing was counted yet.
+pub fn seed(to: &Transaction, place: &Place, taken_in: u64, issued: u64) -> Done<()> {
+    to.execute(
+        "INSERT OR IGNORE INTO counts (channel, subscription, taken_in, issued) VALUES (?1, ?2, ?3, ?4)",
+        params![place.channel, place.subscription, taken_in, issued],
+    )?;
+    Ok(())
+}
+
 /// What is there of a letter already.
 struct Known {
     number: i64,

@@ -18,6 +18,7 @@ use meshctl_model::plan::Phase;
 use tokio::sync::{mpsc, watch};
 
 use super::Messaging;
+use super::lines::lines;
 use super::removal::{Removal, keep_paused, remove};
 use crate::control::Message;
 use crate::dead_letters::{DeadLetters, WINDOW};
@@ -234,6 +235,7 @@ pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declar
     let specs = specs(&wanted.channels);
     let (last, discard) = (wanted.occasion.last, wanted.discard);
 
+    seed(&states, letters).await?;
     let removal = if last { Removal::of(&states, &specs, &wanted.channels) } else { Removal::default() };
     if !removal.is_empty() && !discard {
         let counts = letters.counts().await.map_err(unreadable)?;
@@ -261,6 +263,24 @@ pub async fn declare(broker: &dyn Broker, letters: &DeadLetters, wanted: &Declar
     declared.removed = removal.unwanted.into_iter().filter(|name| Behind::parse(name).is_none()).collect();
     keep_paused(broker, &states, &wanted.channels, &known).await?;
     Ok(declared)
+}
+
+/// A store that began anew beside a broker that did not is told what it had taken in: what was lost with it is missing, and
+/// must not be counted as dead letters that are still on their way.
+async fn seed(states: &[ChannelState], letters: &DeadLetters) -> Result<(), Undeclared> {
+    let lines: Vec<_> = lines(states).into_iter().map(|(of, line)| (of, line.taken_in(), line)).collect();
+    if lines.iter().all(|(_, taken_in, _)| *taken_in == 0) {
+        return Ok(());
+    }
+    // Asked after the broker: what the daemon has settled, it has counted before.
+    let counts = letters.counts().await.map_err(unreadable)?;
+    for ((channel, subscription), taken_in, line) in lines.into_iter().filter(|(_, taken_in, _)| *taken_in > 0) {
+        if !counts.contains_key(&(channel.to_owned(), subscription.to_owned())) {
+            let issued = line.accepted(Behind::Replay);
+            letters.seed(channel, subscription, taken_in, issued).await.map_err(unreadable)?;
+        }
+    }
+    Ok(())
 }
 
 /// Everything that the broker has kept is discarded, and the store begins anew with it.

@@ -68,7 +68,7 @@ impl Messaging {
         let (states, counts) = self.seen().await.map_err(|why| {
             let message = format!("cannot find out whether messages would be lost: {}", why.message);
             ApiError::new(why.code, message)
-                .hint("see that the broker runs (`meshctl status`), or apply with --discard-messages")
+                .hint("see that the broker runs (`meshctl status`), or `meshctl apply FILE --discard-messages`")
         })?;
         Ok(lost(losses, &states, &counts))
     }
@@ -84,7 +84,7 @@ pub fn refusal(lost: &[Lost]) -> Option<ApiError> {
         (0, _) => "replay or discard the dead letters (`meshctl dlq ls`)".to_owned(),
         _ => format!("wait until it is drained (`meshctl channel describe {}`)", first.loss.channel),
     };
-    let hint = format!("{way}, or give them up with --discard-messages");
+    let hint = format!("{way}, or give them up: `meshctl apply FILE --discard-messages`");
     Some(ApiError::new(ErrorCode::Conflict, message).hint(hint))
 }
 

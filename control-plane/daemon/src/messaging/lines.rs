@@ -45,6 +45,12 @@ impl<'a> Line<'a> {
         self.behind.iter().filter(|(behind, _)| *behind == which).map(|(_, state)| state.accepted).sum()
     }
 
+    /// Dead letters that the daemon has settled.
+    pub fn taken_in(&self) -> u64 {
+        let dead = self.behind.iter().filter(|(behind, _)| *behind == Behind::Dead);
+        dead.flat_map(|(_, state)| &state.groups).map(|group| group.processed).sum()
+    }
+
     /// Whether delivery is paused, and why.
     pub fn paused(&self) -> Option<&'a str> {
         self.group.and_then(|group| group.paused.as_deref())

@@ -347,3 +347,21 @@ async fn a_channel_that_was_being_made_anew_when_the_daemon_died_is_made_anew() 
     let states = shop.messaging.states().await.expect("the broker");
     assert!(states.iter().all(|state| state.partitions == 1 && state.accepted == 0), "{states:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_with_the_store_is_missing() {
+    let shop = shop().await;
+    let broker = shop.messaging.broker.as_ref();
+    let one = channel(1, &["a"]);
+    let wanted = wanted(&[("c", one.clone())], true, false);
+    shop.declare(&wanted).await.expect("declared");
+    shop.publish("c", &one, &["1", "2", "3"]).await;
+    settle(broker, "c", "a", 3, Some("c/a/dead")).await;
+    // By a daemon with another store, which is no more.
+    settle(broker, "c/a/dead", delivery::DAEMON, 2, None).await;
+    shop.declare(&wanted).await.expect("declared");
+    shop.declare(&wanted).await.expect("twice is once");
+    let seen = Wanted { channels: wanted.channels, publishers: BTreeMap::new() };
+    let entry = shop.messaging.ledger(&seen).await.expect("seen").remove(0);
+    assert_eq!((entry.accepted, entry.dead, entry.missing, entry.balanced), (3, 1, 2, false), "{entry:?}");
+}

@@ -8,7 +8,9 @@ use meshctl_api::view::{Accepted, ApplyRequest, DownRequest, Plan, RestartReques
 use meshctl_model::finding::Severity;
 use meshctl_model::load::{Sources, load};
 use meshctl_model::topology::Topology;
+use serde_json::Value;
 
+use super::channels::audited;
 use super::{Answer, Body, Failure, FromShared, Peer, Shared};
 use crate::control::{MakeWish, Message};
 use crate::messaging::guard;
@@ -70,9 +72,18 @@ pub async fn apply(
         let (topology, sources) = (topology.clone(), sources.clone());
         Box::new(move |state, _| Ok(wish_topology(state, topology, sources, discard)))
     };
-    let weighed = weigh(&shared, wish()).await?;
-    let wish = wish();
-    let accepted = shared.ask(|reply| Message::Accept { wish, fingerprint, weighed, asked, reply }).await?;
+    let accept = {
+        let (shared, asked, to_weigh, wish) = (shared.clone(), asked.clone(), wish(), wish());
+        async move {
+            let weighed = weigh(&shared, to_weigh).await?;
+            shared.ask(|reply| Message::Accept { wish, fingerprint, weighed, asked, reply }).await
+        }
+    };
+    // Whoever gives up messages stands in the audit with it, accepted or not.
+    let accepted = match discard {
+        false => accept.await?,
+        true => audited(&shared, asked, "apply.discardMessages", "channels".into(), Value::Null, accept).await?,
+    };
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 

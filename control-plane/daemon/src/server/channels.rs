@@ -5,11 +5,12 @@ use axum::extract::{ConnectInfo, Path, State as Extract};
 use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::List;
-use meshctl_api::view::messages::{Channel, PauseRequest, PublishRequest, Published};
+use meshctl_api::view::messages::{Channel, NewMessage, PauseRequest, PublishRequest, Published};
+use meshctl_drivers::broker::Confirmed;
 use meshctl_model::event::EventSeverity;
 use serde_json::{Value, json};
 
-use super::{Answer, Body, FromShared, Peer, Shared};
+use super::{Answer, Body, Failure, FromShared, Peer, Shared};
 use crate::audit::Deed;
 use crate::control::Message;
 use crate::messaging::channels::{Pause, Wanted};
@@ -19,6 +20,8 @@ use crate::report::Report;
 
 /// Messages that one request may publish.
 const AT_ONCE: usize = 10_000;
+/// Bytes of such a request: the 64 MiB that a broker takes at once, in base64, and what stands around them.
+pub const LARGEST_REQUEST: usize = 96 << 20;
 
 /// Every channel of the topology, all at one instant.
 #[utoipa::path(get, path = "/v1/channels", responses((status = 200, body = List<Channel>)))]
@@ -65,19 +68,12 @@ pub async fn publish(
     Path(name): Path<String>,
     Body(request): Body<PublishRequest>,
 ) -> Answer<List<Published>> {
-    let wanted = one(&shared, &name).await?;
-    let (by, now) = (peer.name(), Timestamp::now());
-    if request.messages.len() > AT_ONCE {
-        let message = format!("cannot publish {} messages to {name} at once", request.messages.len());
-        return Err(ApiError::new(ErrorCode::Invalid, message).hint(format!("publish at most {AT_ONCE}")).into());
-    }
-    let asked = Asked { by: by.clone(), reason: request.reason };
-    let data = json!({"channel": name, "messages": request.messages.len()});
-    let compose = |new| messages::compose(&name, &wanted.channels[&name], new, &by, now);
-    let composed = request.messages.into_iter().map(compose).collect::<Result<Vec<_>, _>>()?;
-    let confirmed = shared.messaging.broker.publish(&name, composed).await;
-    let confirmed = confirmed.map_err(|why| failed(&format!("publish to {name}"), why));
-    let confirmed = audited(&shared, &asked, "channel.publish", &format!("channel/{name}"), data, confirmed).await?;
+    let asked = Asked { by: peer.name(), reason: request.reason.clone() };
+    let (subject, data) = (format!("channel/{name}"), json!({"channel": name, "messages": request.messages.len()}));
+    let (deed, channel) = (shared.clone(), name.clone());
+    let published = async move { publish_all(&deed, &channel, request.messages, asked.by).await };
+    let asked = Asked { by: peer.name(), reason: request.reason };
+    let confirmed = audited(&shared, asked, "channel.publish", subject, data, published).await?;
     let published = confirmed.into_iter().map(|confirmed| Published {
         message_id: confirmed.message_id,
         channel: name.clone(),
@@ -86,6 +82,24 @@ pub async fn publish(
         duplicate: confirmed.duplicate,
     });
     Ok(Json(List::of("Published", published.collect())))
+}
+
+async fn publish_all(
+    shared: &Shared,
+    name: &str,
+    messages: Vec<NewMessage>,
+    by: String,
+) -> Result<Vec<Confirmed>, ApiError> {
+    let wanted = one(shared, name).await?;
+    if messages.len() > AT_ONCE {
+        let message = format!("cannot publish {} messages to {name} at once", messages.len());
+        return Err(ApiError::new(ErrorCode::Invalid, message).hint(format!("publish at most {AT_ONCE}")));
+    }
+    let now = Timestamp::now();
+    let compose = |new| messages::compose(name, &wanted.channels[name], new, &by, now);
+    let composed = messages.into_iter().map(compose).collect::<Result<Vec<_>, _>>()?;
+    let confirmed = shared.messaging.broker.publish(name, composed).await;
+    confirmed.map_err(|why| failed(&format!("publish to {name}"), why))
 }
 
 /// Stops delivery to one subscription, or to all of the channel. Messages are accepted and kept meanwhile.
@@ -115,57 +129,79 @@ pub async fn resume(
 
 async fn flow(shared: &Shared, peer: Peer, name: &str, request: PauseRequest, pause: Option<Pause>) -> Answer<Channel> {
     let asked = Asked { by: peer.name(), reason: request.reason };
-    let wanted = one(shared, name).await?;
-    let known: Vec<String> = wanted.channels[name].subscriptions.keys().cloned().collect();
-    let chosen = match &request.subscription {
-        None => known,
-        Some(one) if known.contains(one) => vec![one.clone()],
-        Some(unknown) => {
-            let message = format!("the channel {name} has no subscription `{unknown}`");
-            let hint = format!("there are: {}", known.join(", "));
-            return Err(ApiError::new(ErrorCode::NotFound, message).hint(hint).into());
-        }
-    };
     let (kind, action, word) = match pause {
         Some(_) => ("subscription.paused", "channel.pause", "paused"),
         None => ("subscription.resumed", "channel.resume", "resumed"),
     };
+    let (wanted, chosen) = match chosen(shared, name, request.subscription.as_deref()).await {
+        Ok(found) => found,
+        Err(why) => {
+            let subject = match request.subscription {
+                Some(subscription) => format!("subscription/{name}/{subscription}"),
+                None => format!("channel/{name}"),
+            };
+            let refused = async move { Err(why) };
+            return audited(shared, asked, action, subject, Value::Null, refused).await.map(Json).map_err(Failure);
+        }
+    };
     for subscription in chosen {
         let subject = format!("subscription/{name}/{subscription}");
         let data = json!({"channel": name, "subscription": subscription, "by": asked.by, "reason": asked.reason});
-        let outcome = shared.messaging.pause(name, &subscription, pause.as_ref()).await;
-        audited(shared, &asked, action, &subject, data.clone(), outcome).await?;
         let message = match &asked.reason {
             Some(reason) => format!("{} {word} {name}/{subscription}: {reason}", asked.by),
             None => format!("{} {word} {name}/{subscription}", asked.by),
         };
-        let severity = EventSeverity::Info;
-        let report = Report::Happened { severity, kind, subject, message, data };
-        // A closed channel means that the daemon is ending; the broker has it all the same.
-        let _ = shared.messages.send(Message::Report(report)).await;
+        let (to, channel, pause) = (shared.clone(), name.to_owned(), pause.clone());
+        let (told, about) = (data.clone(), subject.clone());
+        let deed = async move {
+            to.messaging.pause(&channel, &subscription, pause.as_ref()).await?;
+            let report = Report::Happened { severity: EventSeverity::Info, kind, subject: about, message, data: told };
+            // A closed channel means that the daemon is ending; the broker has it all the same.
+            let _ = to.messages.send(Message::Report(report)).await;
+            Ok(())
+        };
+        audited(shared, asked.clone(), action, subject, data, deed).await?;
     }
     Ok(Json(seen(shared, &wanted, name).await?))
 }
 
-/// Writes down what was done, or why it was not.
-async fn audited<T>(
-    shared: &Shared,
-    asked: &Asked,
-    action: &'static str,
-    subject: &str,
-    data: Value,
-    outcome: Result<T, ApiError>,
-) -> Result<T, ApiError> {
-    let deed = match &outcome {
-        Ok(_) => Deed::done(asked, action, subject, data),
-        Err(why) => Deed::refused(asked, action, subject, why),
-    };
-    match (outcome, shared.audit.record(deed).await) {
-        // It is done, and nobody would know by whom: that is worth an alarm, and no reason to say that it was not done.
-        (Ok(done), Err(unwritten)) => {
-            tracing::error!(%unwritten, by = asked.by, action, subject, "a deed could not be audited");
-            Ok(done)
+/// The channel, and the subscriptions of it that are meant: one, or all.
+async fn chosen(shared: &Shared, name: &str, subscription: Option<&str>) -> Result<(Wanted, Vec<String>), ApiError> {
+    let wanted = one(shared, name).await?;
+    let known: Vec<String> = wanted.channels[name].subscriptions.keys().cloned().collect();
+    match subscription {
+        None => Ok((wanted, known)),
+        Some(one) if known.iter().any(|known| known == one) => Ok((wanted, vec![one.to_owned()])),
+        Some(unknown) => {
+            let message = format!("the channel {name} has no subscription `{unknown}`");
+            let hint = format!("there are: {}", known.join(", "));
+            Err(ApiError::new(ErrorCode::NotFound, message).hint(hint))
         }
-        (outcome, _) => outcome,
     }
+}
+
+/// Does a deed, and writes down that it was done or why it was not. Both go on when whoever asked does not wait for the
+/// answer: nothing is done that is not written down.
+pub(super) async fn audited<T: Send + 'static>(
+    shared: &Shared,
+    asked: Asked,
+    action: &'static str,
+    subject: String,
+    data: Value,
+    deed: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    let audit = shared.audit.clone();
+    let both = tokio::spawn(async move {
+        let outcome = deed.await;
+        let entry = match &outcome {
+            Ok(_) => Deed::done(&asked, action, subject.clone(), data),
+            Err(why) => Deed::refused(&asked, action, subject.clone(), why),
+        };
+        // It is done, and nobody would know by whom: that is worth an alarm, and no reason to say that it was not done.
+        if let Err(unwritten) = audit.record(entry).await {
+            tracing::error!(%unwritten, by = asked.by, action, subject, "a deed could not be audited");
+        }
+        outcome
+    });
+    both.await.map_err(|why| ApiError::new(ErrorCode::Internal, format!("the daemon failed at {action}: {why}")))?
 }

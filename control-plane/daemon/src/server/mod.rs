@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{FromRequest, Request, State as Extract};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State as Extract};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -29,7 +29,7 @@ use meshctl_drivers::runtime::SharedRuntime;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use crate::audit::Audit;
@@ -133,7 +133,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(changes::handover))
         .routes(routes!(channels::channels))
         .routes(routes!(channels::channel))
-        .routes(routes!(channels::publish))
+        .routes(routes!(channels::publish).layer(DefaultBodyLimit::max(channels::LARGEST_REQUEST)))
         .routes(routes!(channels::pause))
         .routes(routes!(channels::resume))
         .routes(routes!(ledger::ledger))
