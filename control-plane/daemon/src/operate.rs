@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::{Accepted, Plan, PlanStep, Registration};
 use meshctl_drivers::registry as drivers;
-use meshctl_model::delivery::{BROKER, COURIER};
+use meshctl_model::delivery::{BROKER, COURIER, Channel};
 use meshctl_model::load::Sources;
 use meshctl_model::plan::{Desired, DesiredService, Loss, Overlay, Phase, Ports, changes, fingerprint, losses, render};
 use meshctl_model::topology::Topology;
@@ -56,6 +56,11 @@ impl Planned {
     /// Whether it has to be looked up what the broker holds, before it is accepted.
     pub fn may_lose_messages(&self) -> bool {
         !self.losses.is_empty() && !self.wish.discard_messages
+    }
+
+    /// The channels that there would be.
+    pub fn channels(&self) -> &BTreeMap<String, Channel> {
+        &self.desired.channels
     }
 
     pub fn discards_messages(&self) -> bool {

@@ -102,7 +102,8 @@ pub struct Message {
     pub payload: Option<Value>,
     pub payload_base64: Option<String>,
     pub size_bytes: u64,
-    /// The least that can be said of all subscriptions: `accepted`, `retrying`, `dead`, `processed`.
+    /// The least that can be said of all subscriptions: `accepted`, `retrying`, `dead`, `processed`; `settled` where too much waits
+    /// for another attempt to tell whether this does.
     pub status: String,
     #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,

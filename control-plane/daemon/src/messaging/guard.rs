@@ -1,10 +1,12 @@
 //! No change loses messages by accident: what it takes away is counted first, and is refused unless it is empty or the operator
 //! says so.
 
+use std::collections::BTreeMap;
+
 use meshctl_api::error::{ApiError, ErrorCode};
-use meshctl_api::view::Plan;
+use meshctl_api::view::{Plan, PlanStep};
 use meshctl_drivers::broker::ChannelState;
-use meshctl_model::delivery::Behind;
+use meshctl_model::delivery::{Behind, Channel};
 use meshctl_model::plan::Loss;
 
 use super::ledger::AllCounts;
@@ -71,6 +73,56 @@ impl Messaging {
                 .hint("see that the broker runs (`meshctl status`), or `meshctl apply FILE --discard-messages`")
         })?;
         Ok(lost(losses, &states, &counts))
+    }
+}
+
+/// Dead letters of former revisions, by channel and subscription: those that are not among `channels`, nor taken away by
+/// `losses`. So after `down`, or a revision without channels, when no broker runs that could be asked for the rest.
+fn strays(channels: &BTreeMap<String, Channel>, losses: &[Loss], counts: &AllCounts) -> Vec<Lost> {
+    let is_wanted = |channel: &String, subscription: &String| {
+        let wanted = channels.get(channel).is_some_and(|channel| channel.subscriptions.contains_key(subscription));
+        let of = |loss: &Loss| loss.subscription.as_ref().is_none_or(|of| of == subscription);
+        wanted || losses.iter().any(|loss| loss.channel == *channel && of(loss))
+    };
+    let strays = counts.iter().filter(|((channel, subscription), _)| !is_wanted(channel, subscription));
+    let weighed = strays.map(|((channel, subscription), counts)| {
+        let what = format!("subscription {subscription} of channel {channel} is of a former revision");
+        let (channel, subscription) = (channel.clone(), Some(subscription.clone()));
+        let loss = Loss { what, channel, subscription, held: Vec::new() };
+        Lost { loss, messages: 0, dead_letters: counts.dead + counts.parked + counts.replaying }
+    });
+    weighed.filter(|lost| lost.dead_letters > 0).collect()
+}
+
+impl Messaging {
+    /// What the store has of subscriptions that are neither wanted now nor would be.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn kept(&self, channels: &BTreeMap<String, Channel>, losses: &[Loss]) -> Result<Vec<Lost>, ApiError> {
+        Ok(strays(channels, losses, &self.letters.counts().await?))
+    }
+}
+
+/// Says in the plan what becomes of that; `none`: there would be no channels.
+pub fn explain_kept(plan: &mut Plan, kept: Vec<Lost>, none: bool, discard: bool) {
+    for lost in kept {
+        let held = lost.counted();
+        let consequence = match (none, discard) {
+            (_, true) => format!("{held} are discarded, with every message that the broker has of it"),
+            (true, false) => format!("{held} are kept, with every message that the broker has of it"),
+            (false, false) => format!("the revision fails unless --discard-messages: it holds {held}"),
+        };
+        plan.steps.push(PlanStep {
+            action: if none && !discard { "keep" } else { "remove" }.into(),
+            kind: "subscription".into(),
+            name: format!("{}/{}", lost.loss.channel, lost.loss.subscription.unwrap_or_default()),
+            why: "it is of a former revision".into(),
+            consequence,
+        });
+        if !none || discard {
+            plan.changes += 1;
+        }
     }
 }
 
@@ -159,6 +211,32 @@ mod tests {
         let found = lost(&[fewer], &states, &counts("a", 2, 1));
         assert_eq!((found[0].messages, found[0].dead_letters), (2, 0), "the dead letters stay");
         assert_eq!(lost(&[removed], &[state("c", "a", 0)], &counts("b", 4, 0)), []);
+    }
+
+    #[test]
+    fn dead_letters_of_former_revisions_stand_in_the_plan() {
+        let counts = counts("a", 2, 1);
+        let removed = Loss { what: String::new(), channel: "c".into(), subscription: None, held: Vec::new() };
+        assert_eq!(strays(&BTreeMap::new(), &[removed], &counts), [], "the step that removes it says so");
+        let kept = strays(&BTreeMap::new(), &[], &counts);
+        for (none, discard, changes, words) in [
+            (true, false, 0, "3 dead letters are kept"),
+            (true, true, 1, "3 dead letters are discarded"),
+            (false, false, 1, "the revision fails unless --discard-messages: it holds 3 dead letters"),
+        ] {
+            let mut plan = Plan {
+                api_version: String::new(),
+                kind: "Plan".into(),
+                fingerprint: String::new(),
+                changes: 0,
+                steps: Vec::new(),
+                base_revision: 0,
+                sources: None,
+            };
+            explain_kept(&mut plan, kept.clone(), none, discard);
+            assert_eq!((plan.changes, plan.steps[0].name.as_str()), (changes, "c/a"));
+            assert!(plan.steps[0].consequence.starts_with(words), "{:?}", plan.steps);
+        }
     }
 
     #[test]

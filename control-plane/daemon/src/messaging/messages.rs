@@ -27,16 +27,19 @@ const AROUND: Duration = Duration::from_secs(60);
 const BEFORE: Duration = Duration::from_secs(1);
 /// Looked at behind a subscription, to say which messages wait there.
 const LOOKED_AT: u32 = 1000;
+
 /// Where messages are that have left the channel itself, by subscription.
 #[derive(Clone, Debug, Default)]
 pub struct Elsewhere {
     /// By message id.
     pub retrying: BTreeMap<String, BTreeSet<String>>,
     pub dead: BTreeMap<String, BTreeSet<String>>,
+    /// More waits there than was looked at: of what was not found nobody knows whether it was processed.
+    pub partial: bool,
 }
 
 impl Elsewhere {
-    /// What waits behind the subscriptions of a channel, of the latest [`LOOKED_AT`] messages of each.
+    /// What waits behind the subscriptions of a channel, as far as it is among the latest [`LOOKED_AT`] messages of each.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -50,6 +53,9 @@ impl Elsewhere {
             }
             let places = if behind == Behind::Dead { &mut elsewhere.dead } else { &mut elsewhere.retrying };
             let there = broker.browse(&state.name, From::Last(LOOKED_AT), LOOKED_AT).await?;
+            let unsettled: u64 = state.groups.iter().map(|group| group.unsettled).sum();
+            let found = there.iter().filter(|stored| !stored.unsettled_by.is_empty()).count();
+            elsewhere.partial |= unsettled > found as u64;
             for stored in there.into_iter().filter(|stored| !stored.unsettled_by.is_empty()) {
                 places.entry(stored.message.id).or_default().insert(subscription.to_owned());
             }
@@ -74,6 +80,7 @@ impl Elsewhere {
             (false, ..) => "accepted",
             (true, true, _) => "retrying",
             (true, false, true) => "dead",
+            (true, false, false) if self.partial => "settled",
             (true, false, false) => "processed",
         }
     }

@@ -365,3 +365,24 @@ async fn what_was_lost_with_the_store_is_missing() {
     let entry = shop.messaging.ledger(&seen).await.expect("seen").remove(0);
     assert_eq!((entry.accepted, entry.dead, entry.missing, entry.balanced), (3, 1, 2, false), "{entry:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_looked_at_is_not_called_processed() {
+    let shop = shop().await;
+    let broker = shop.messaging.broker.as_ref();
+    let one = channel(1, &["a"]);
+    shop.declare(&wanted(&[("c", one.clone())], true, false)).await.expect("declared");
+    let mut ids = Vec::new();
+    for _ in 0..11 {
+        ids.extend(shop.publish("c", &one, &["1"; 100]).await);
+        settle(broker, "c", "a", 100, Some("c/a/retry-1")).await;
+    }
+    for (id, status) in [(&ids[0], "settled"), (&ids[1099], "retrying")] {
+        let found = find(broker, "c", id).await.expect("searched").expect("found");
+        let shown = shop.messaging.shown("c", vec![found], false).await.expect("shown");
+        assert_eq!(shown[0].status, status);
+    }
+    settle(broker, "c/a/retry-1", COURIER, 100, None).await;
+    let found = find(broker, "c", &ids[0]).await.expect("searched").expect("found");
+    assert_eq!(shop.messaging.shown("c", vec![found], false).await.expect("shown")[0].status, "processed");
+}

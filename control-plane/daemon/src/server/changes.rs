@@ -36,6 +36,9 @@ async fn planned(shared: &Shared, wish: MakeWish) -> Result<Plan, ApiError> {
     let lost = shared.messaging.lost(&planned.losses).await;
     let discards = planned.discards_messages();
     guard::explain(&mut planned.plan, &planned.losses, &lost, discards);
+    let kept = shared.messaging.kept(planned.channels(), &planned.losses).await?;
+    let none = planned.channels().is_empty();
+    guard::explain_kept(&mut planned.plan, kept, none, discards);
     Ok(planned.plan)
 }
 
