@@ -129,8 +129,8 @@ pub fn select(
         let held_by: Option<String> = row.get(3)?;
         let replay = row.get_ref(6)?.as_str_or_null()?;
         // A copy of it is under way, or is lost for good, which only an operator can know.
-        let given_up =
-            action == Action::Restore && wanted.explicit && state == "replaying" && replay == Some("cancelled");
+        let lost = state == "replaying" && replay == Some("cancelled");
+        let given_up = lost && action == Action::Restore && query.ids.is_some();
         if held_by.is_none() && (given_up || action.from().contains(&state)) {
             let name = format!("{}/{}", row.get_ref(4)?.as_str()?, row.get_ref(5)?.as_str()?);
             *subscriptions.entry(name).or_default() += 1;
@@ -167,7 +167,7 @@ fn nothing(action: Action, left_out: u64, obstacle: Option<String>) -> ApiError 
         Some(obstacle) => {
             let message = format!("cannot {action} any of {}: {obstacle}", letters_count(left_out));
             let hint = "a replay is over when `meshctl replay show` says so; what is parked or discarded can be restored, and so \
-                 can, by id or state, what a cancelled replay has issued: should a copy of it still come through, it is \
+                 can, by its id, what a cancelled replay has issued: should a copy of it still come through, it is \
                  processed twice";
             ApiError::new(ErrorCode::Conflict, message).hint(hint)
         }

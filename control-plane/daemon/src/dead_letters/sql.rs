@@ -16,8 +16,6 @@ use super::store::nanos;
 pub struct Where {
     pub sql: String,
     pub values: Vec<Value>,
-    /// Ids or states are given: letters are meant that are otherwise overlooked.
-    pub explicit: bool,
 }
 
 impl Where {
@@ -26,7 +24,7 @@ impl Where {
     /// # Errors
     /// When the filter is none, with the column.
     pub fn of(query: &DeadLetterQuery, now: Timestamp) -> Result<Self, ApiError> {
-        let mut condition = Self { sql: "TRUE".into(), values: Vec::new(), explicit: false };
+        let mut condition = Self { sql: "TRUE".into(), values: Vec::new() };
         let mut open_only = true;
         if let Some(ids) = &query.ids {
             let ids: Vec<&str> = ids.split(',').map(str::trim).collect();
@@ -46,7 +44,6 @@ impl Where {
         if open_only {
             condition.sql.push_str(" AND state IN ('dead', 'parked', 'replaying')");
         }
-        condition.explicit = !open_only;
         Ok(condition)
     }
 

@@ -63,7 +63,7 @@ pub async fn park(
 }
 
 /// Makes dead letters that are parked or discarded dead again; also those that a cancelled replay has issued and that never came
-/// back, which may be processed twice if they do after all. All but the parked have to be asked for by id or by state.
+/// back, which may be processed twice if they do after all, and are asked for by id. The discarded ones have to be asked for by id or by state.
 #[utoipa::path(post, path = "/v1/deadletters/restore", request_body = DeadLetterRequest,
     responses((status = 200, body = DeadLetterOutcome)))]
 pub async fn restore(

@@ -65,11 +65,12 @@ Examples:
 Examples:
   meshctl dlq restore --where 'state = parked'
   meshctl dlq restore --where 'state = discarded and age < 1h' --dry-run
-  meshctl dlq restore --where 'state = replaying and replayId = \"01936f0e\"'
+  meshctl dlq restore 4f1c09ab77d2e310 --reason 'its copy was lost with a disk'
 
-Letters that a replay has issued and that never came back can be restored, by id
-or state, once the replay is cancelled. Should a copy of one still come through,
-it may be processed twice.")]
+Letters that a replay has issued and that never came back can be restored by
+their ids, once the replay is cancelled; `dlq ls --where 'state = replaying'`
+lists them. Should a copy of one still come through, it may be processed twice,
+and until then the ledger counts it twice.")]
     Restore(change::Args),
     Export(transfer::ExportArgs),
     Import(transfer::ImportArgs),
