@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 pub mod header {
     /// The event's id: the publisher's own, or the message's. Two messages with the same source and id carry one event.
     pub const CE_ID: &str = "ce-id";
-    /// The service that published it.
+    /// Where the event comes from: what the publisher says, or the service that published it.
     pub const CE_SOURCE: &str = "ce-source";
+    /// The service that published it, as the gateway knows it. No subscriber sees it.
+    pub const PUBLISHER: &str = "meshctl-caller";
     /// What happened: `order.placed`. The channel's name where the publisher does not say.
     pub const CE_TYPE: &str = "ce-type";
     /// RFC 3339, when it was accepted unless the publisher says.

@@ -9,7 +9,7 @@ use serde_json::json;
 fn a_message_arrives_with_its_bytes_its_headers_and_a_name_of_its_own() {
     let jobs = Jobs::new("", "");
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let headers = [("traceparent", trace), ("ce-id", "e-1"), ("ce-type", "job.wanted"), ("x-tenant", "blue")];
+    let headers = [("traceparent", trace), ("ce-id", "e-1"), ("ce-type", "job.wanted"), ("ce-source", "/app/7")];
     let answer = jobs.try_publish(&headers, &job(1, "good")).expect("an answer");
     assert_eq!(answer.status, 202);
     let accepted = answer.json();
@@ -20,7 +20,9 @@ fn a_message_arrives_with_its_bytes_its_headers_and_a_name_of_its_own() {
     assert_eq!(json!(header("meshctl-message-id")), accepted["messageId"]);
     assert_eq!(header("ce-id"), "e-1");
     assert_eq!(header("ce-type"), "job.wanted");
-    assert_eq!(header("ce-source"), "app");
+    assert_eq!(header("ce-source"), "/app/7", "a source and an id name an event");
+    let messages = jobs.system.json(&["get", "messages"]);
+    assert_eq!(messages["items"][0]["service"], "app", "who published it is known all the same: {messages:#}");
     assert_eq!(header("ce-specversion"), "1.0");
     assert_eq!(header("content-type"), "application/json");
     assert_eq!(header("meshctl-attempt"), "1");

@@ -100,7 +100,7 @@ pub fn shown(channel: &str, stored: Stored, elsewhere: &Elsewhere, whole: bool) 
         size_bytes: message.payload.len() as u64,
         status: status.into(),
         timestamp: accepted_at,
-        service: header(header::CE_SOURCE).unwrap_or_else(|| "unknown".into()),
+        service: header(header::PUBLISHER).or_else(|| header(header::CE_SOURCE)).unwrap_or_else(|| "unknown".into()),
         event_id: header(header::CE_ID).unwrap_or_else(|| message.id.clone()),
         channel: channel.into(),
         partition: position.partition,

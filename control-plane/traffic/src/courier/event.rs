@@ -271,9 +271,11 @@ impl Reader<'_> {
         let event_id = message.id.clone();
         or_else(&mut message, header::CE_ID, &|| event_id.clone());
         match self.caller {
-            Some(caller) => message.set_header(header::CE_SOURCE, caller),
-            None => or_else(&mut message, header::CE_SOURCE, &|| "unknown".to_owned()),
+            Some(caller) => message.set_header(header::PUBLISHER, caller),
+            None => message.remove_header(header::PUBLISHER),
         }
+        // A source and an id name an event: what the publisher says of it is kept as it is.
+        or_else(&mut message, header::CE_SOURCE, &|| self.caller.unwrap_or("unknown").to_owned());
         or_else(&mut message, header::CE_TYPE, &|| self.name.to_owned());
         or_else(&mut message, header::CE_TIME, &|| self.now.to_string());
         message.remove_header(header::CE_SPECVERSION);
