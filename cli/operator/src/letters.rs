@@ -24,7 +24,7 @@ pub(crate) struct SelectArgs {
     #[arg(long = "where", value_name = "EXPR", help_heading = "Selection")]
     filter: Option<String>,
 
-    /// All of them
+    /// All of them; `discard` leaves parked ones alone, which have to be named
     #[arg(long, conflicts_with_all = ["ids", "filter"], help_heading = "Selection")]
     all: bool,
 }

@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod gateway;
 pub mod registry;
 pub mod runtime;
+pub mod socket_path;
 
 /// A future that a driver returns: boxed, so that the contracts stay object-safe.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

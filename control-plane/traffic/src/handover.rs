@@ -15,7 +15,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use meshctl_drivers::gateway::embedded::place::{HANDOVER_SOCKET, SocketPath};
+use meshctl_drivers::gateway::embedded::place::HANDOVER_SOCKET;
+use meshctl_drivers::socket_path::SocketPath;
 use meshctl_model::snapshot::Snapshot;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use meshctl_drivers::gateway::embedded::place::SocketPath;
+use meshctl_drivers::socket_path::SocketPath;
 
 /// A name that was given to a socket of ours, and perhaps to another one since.
 #[derive(Debug)]

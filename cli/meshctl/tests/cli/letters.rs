@@ -215,6 +215,8 @@ fn a_dry_run_states_its_radius_and_changes_nothing() {
         assert_eq!(ran.status, 0, "{deed}: {}", ran.stderr);
     }
     assert!(daemon.asked().iter().all(|(_, body)| body["dryRun"] == json!(true)), "{:?}", daemon.asked());
+    let discarded = daemon.asked().into_iter().find(|(call, _)| call.contains("discard")).expect("it was asked");
+    assert_eq!(discarded.1["select"]["where"], "state = dead", "parked ones have to be named");
 }
 
 #[test]

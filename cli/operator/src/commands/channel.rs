@@ -29,8 +29,9 @@ Examples:
   meshctl channel ls -o wide --sort-by .depth
   meshctl channel ls -o jsonpath='{.items[?(@.depth>1000)].name}'
 
-DEPTH: what some subscription has yet to settle. LAG: the same, summed over the
-subscriptions. IN FLIGHT: what couriers deliver now.
+DEPTH: what the slowest subscription has yet to settle, retries included. LAG: what
+waits in the channel, summed over the subscriptions, without retries. IN FLIGHT: what
+couriers hold, to deliver it now or when its next attempt is due.
 `meshctl get subscriptions` shows each subscription."
     )]
     Ls(ListArgs),

@@ -54,7 +54,11 @@ impl Args {
 }
 
 pub(super) async fn run(session: &Session, deed: Deed, args: &Args) -> Outcome {
-    let select = args.select.query()?;
+    let mut select = args.select.query()?;
+    // Somebody parked them on purpose: what throws everything away does not mean them.
+    if deed == Deed::Discard && select.ids.is_none() && select.r#where.is_none() {
+        select.r#where = Some("state = dead".into());
+    }
     if deed == Deed::Discard && !args.deed.yes && !args.deed.dry_run && !output::interactive() {
         return Err(Failure::usage("discarded letters are in no list any more, and there is nobody to ask")
             .hint("add --yes if that is meant; --dry-run shows how many there are"));

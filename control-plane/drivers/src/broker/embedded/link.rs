@@ -13,9 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::client::Address;
 use super::codec::{FRAME_HEAD, Frame, LONGEST_FRAME, frame};
-use super::place::{SOCKET, SocketPath};
+use super::place::SOCKET;
 use super::protocol::{Hello, VERSION, deliveries, json, kind};
 use crate::broker::{BrokerError, Delivery};
+use crate::socket_path::SocketPath;
 
 /// Frames that wait to be written; publishers wait behind them.
 const QUEUE: usize = 1024;

@@ -17,10 +17,11 @@ use tokio::sync::mpsc;
 
 use super::{Gateway, GatewayError};
 use crate::Pending;
+use crate::socket_path::SocketPath;
 
 pub mod place;
 
-use place::{ADMIN_SOCKET, SocketPath};
+use place::ADMIN_SOCKET;
 
 /// A large snapshot is compiled and synced to disk before it is acknowledged.
 const PUSH_WITHIN: Duration = Duration::from_secs(30);

@@ -1,42 +1,8 @@
 //! Where a gateway's files are, inside the folder that it is given; both ends of its sockets use it.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-
 /// The last snapshot that was live, as JSON.
 pub const SNAPSHOT: &str = "snapshot.json";
 /// HTTP for the control plane: snapshots in, status, metrics and events out.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 /// Where a newer gateway process asks for the listening sockets.
 pub const HANDOVER_SOCKET: &str = "handover.sock";
-
-/// What a socket address holds, less the zero at its end.
-const LONGEST: usize = 107;
-
-/// The path of a Unix socket, short enough for the kernel however deep its folder is: a long one goes through the
-/// folder, which is kept open for as long as the value lives.
-#[derive(Debug)]
-pub struct SocketPath {
-    path: PathBuf,
-    _folder: Option<File>,
-}
-
-impl SocketPath {
-    /// # Errors
-    /// When `dir` cannot be opened.
-    pub fn inside(dir: &Path, name: &str) -> io::Result<Self> {
-        let path = dir.join(name);
-        if path.as_os_str().len() <= LONGEST {
-            return Ok(Self { path, _folder: None });
-        }
-        let folder = File::open(dir)?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()));
-        Ok(Self { path, _folder: Some(folder) })
-    }
-
-    pub fn as_path(&self) -> &Path {
-        &self.path
-    }
-}

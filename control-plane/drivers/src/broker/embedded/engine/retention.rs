@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 
 use super::channel::Channel;
-use super::{Engine, Fault};
+use super::{Engine, Fault, begin};
 use crate::broker::BrokerError;
 use crate::broker::embedded::store::place;
 
@@ -103,13 +103,6 @@ impl Engine {
 
 fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn begin(database: &Connection) -> Result<(), rusqlite::Error> {
-    if database.is_autocommit() {
-        database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    }
-    Ok(())
 }
 
 fn has_expired_key(database: &Connection, channel: u16, expired: i64) -> Result<bool, rusqlite::Error> {

@@ -17,8 +17,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::engine::{Command, Engine};
 use super::metrics::Metrics;
-use super::place::{FOLDER, LOCK, SOCKET, SocketPath};
+use super::place::{FOLDER, LOCK, SOCKET};
 use super::store::{StoreError, open, reader, view};
+use crate::socket_path::SocketPath;
 
 mod connection;
 mod http;
