@@ -6,13 +6,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates may know which others. `meshctl` knows everything.
-const MAY_KNOW: [(&str, &[&str]); 8] = [
+const MAY_KNOW: [(&str, &[&str]); 9] = [
     ("meshctl-model", &[]),
     ("meshctl-api", &["meshctl-model"]),
     ("meshctl-drivers", &["meshctl-model"]),
     ("meshctl-traffic", &["meshctl-model", "meshctl-drivers"]),
     ("meshctl-daemon", &["meshctl-model", "meshctl-api", "meshctl-drivers", "meshctl-traffic"]),
-    ("meshctl-operator", &["meshctl-model", "meshctl-api"]),
+    ("meshctl-load", &["meshctl-model"]),
+    ("meshctl-operator", &["meshctl-model", "meshctl-api", "meshctl-load"]),
     ("meshctl-services", &["meshctl-model", "meshctl-api"]),
     ("meshctl-tests", &["meshctl-model", "meshctl-api"]),
 ];

@@ -6,6 +6,7 @@
 mod failure;
 mod lines;
 mod messages;
+mod operate;
 mod watch;
 
 use std::path::Path;
@@ -20,12 +21,12 @@ use serde::de::DeserializeOwned;
 use crate::error::ApiError;
 use crate::place::{SOCKET, SocketPath};
 use crate::view::{
-    Accepted, ApplyRequest, DownRequest, Edge, Gateway, Instance, List, LogQuery, Plan, Registration, RegistryView,
-    RestartRequest, Revision, Route, ScaleRequest, Service, Status, UndoRequest, Version,
+    Accepted, ApplyRequest, DownRequest, Edge, Gateway, Instance, List, LogLine, LogQuery, Plan, Registration,
+    RegistryView, RestartRequest, Revision, Route, ScaleRequest, Service, Status, UndoRequest, Version,
 };
 
-pub use lines::Logs;
-pub use messages::{Export, Messages};
+pub use lines::Follow;
+pub use messages::Export;
 pub use watch::{Heard, Watch};
 
 /// How long an answer may take. Streams have no such limit: they begin within it and go on.
@@ -140,9 +141,9 @@ impl Client {
     }
 
     /// Output of instances, oldest first; with `follow` it goes on.
-    pub async fn logs(&self, query: &LogQuery) -> Result<Logs, ApiError> {
+    pub async fn logs(&self, query: &LogQuery) -> Result<Follow<LogLine>, ApiError> {
         let answer = self.open(self.http.get(self.url("/v1/logs")).query(query)).await?;
-        Ok(Logs::new(answer, Arc::clone(&self.place)))
+        Ok(Follow::new(lines::Lines::new(answer, Arc::clone(&self.place))))
     }
 
     /// What happens from now on, or after the event `after`. The stream comes back by itself when it breaks off, for as

@@ -9,7 +9,10 @@ use meshctl_model::plan::Change;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub mod breakers;
 pub mod messages;
+pub mod traces;
+pub mod vitals;
 
 /// The whole system at one glance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

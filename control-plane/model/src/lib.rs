@@ -17,6 +17,7 @@ pub mod schema;
 pub mod snapshot;
 pub mod starter;
 pub mod topology;
+pub mod trace;
 pub mod units;
 mod validate;
 

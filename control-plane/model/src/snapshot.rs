@@ -27,6 +27,26 @@ pub struct Snapshot {
     /// Where the instances of each service are; a service without any is present and empty.
     pub services: BTreeMap<String, ServiceEndpoints>,
     pub limits: Limits,
+    #[serde(default)]
+    pub tracing: Tracing,
+}
+
+/// Which requests are recorded. Everything is remembered for a few seconds by the process that saw it; what is recorded is
+/// what outlives that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tracing {
+    /// New traces that each process begins as sampled (flag 01 of `traceparent`) in a second; the others carry 00, and everybody
+    /// downstream follows the flag. What fails, is retried or is slow is recorded whatever its flag.
+    pub traces_per_s: f64,
+    /// A request that takes so long is slow.
+    pub slow_ms: u64,
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { traces_per_s: 100.0, slow_ms: 500 }
+    }
 }
 
 impl Snapshot {

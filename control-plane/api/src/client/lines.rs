@@ -1,12 +1,13 @@
-//! An answer without an end, line by line, and the logs that come that way.
+//! An answer without an end, line by line, and the things that come that way.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use reqwest::Response;
+use serde::de::DeserializeOwned;
 
 use super::failure;
 use crate::error::ApiError;
-use crate::view::LogLine;
 
 /// The longest line that is taken: a snapshot of thousands of services fits well.
 const LONGEST: usize = 64 << 20;
@@ -48,24 +49,27 @@ impl Lines {
     }
 }
 
-/// Lines of output as they arrive.
+/// What comes as it comes: a JSON object on a line.
 #[derive(Debug)]
-pub struct Logs(Lines);
+pub struct Follow<T> {
+    lines: Lines,
+    what: PhantomData<fn() -> T>,
+}
 
-impl Logs {
-    pub(super) fn new(answer: Response, place: Arc<str>) -> Self {
-        Self(Lines::new(answer, place))
+impl<T: DeserializeOwned> Follow<T> {
+    pub(super) fn new(lines: Lines) -> Self {
+        Self { lines, what: PhantomData }
     }
 
-    /// The next line; `None` at the end.
+    /// The next one; `None` when the daemon has ended, or has given up a reader that is too slow. May be cancelled at any time.
     ///
     /// # Errors
-    /// When the connection breaks off or what comes is not a line of output.
-    pub async fn next(&mut self) -> Result<Option<LogLine>, ApiError> {
-        while let Some(line) = self.0.next().await? {
+    /// When the connection breaks off or what comes is not understood.
+    pub async fn next(&mut self) -> Result<Option<T>, ApiError> {
+        while let Some(line) = self.lines.next().await? {
             if !line.is_empty() {
-                let line = serde_json::from_str(&line).map_err(|error| failure::not_understood("/v1/logs", &error))?;
-                return Ok(Some(line));
+                let read = serde_json::from_str(&line);
+                return read.map(Some).map_err(|error| failure::not_understood(std::any::type_name::<T>(), &error));
             }
         }
         Ok(None)

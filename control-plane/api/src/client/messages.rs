@@ -9,7 +9,7 @@ use futures_util::TryStream;
 use reqwest::{Body, Method, Url};
 
 use super::lines::Lines;
-use super::{Client, failure};
+use super::{Client, Follow};
 use crate::error::ApiError;
 use crate::view::List;
 use crate::view::messages::{
@@ -52,10 +52,10 @@ impl Client {
     }
 
     /// The same, and what comes, as it comes.
-    pub async fn follow_messages(&self, query: &MessageQuery) -> Result<Messages, ApiError> {
+    pub async fn follow_messages(&self, query: &MessageQuery) -> Result<Follow<Message>, ApiError> {
         let query = MessageQuery { follow: true, ..query.clone() };
         let answer = self.open(self.http.get(self.url("/v1/messages")).query(&query)).await?;
-        Ok(Messages(Lines::new(answer, Arc::clone(&self.place))))
+        Ok(Follow::new(Lines::new(answer, Arc::clone(&self.place))))
     }
 
     /// One message with its payload.
@@ -137,26 +137,6 @@ impl Client {
     }
 }
 
-/// Messages as they come.
-#[derive(Debug)]
-pub struct Messages(Lines);
-
-impl Messages {
-    /// The next one; `None` when the daemon has ended, or has given up a reader that is too slow.
-    ///
-    /// # Errors
-    /// When the connection breaks off or what comes is not a message.
-    pub async fn next(&mut self) -> Result<Option<Message>, ApiError> {
-        while let Some(line) = self.0.next().await? {
-            if !line.is_empty() {
-                let message = serde_json::from_str(&line);
-                return message.map(Some).map_err(|error| failure::not_understood("/v1/messages", &error));
-            }
-        }
-        Ok(None)
-    }
-}
-
 /// Dead letters on their way out, as text: they are written down as they came, fields of later versions included.
 #[derive(Debug)]
 pub struct Export(Lines);
@@ -177,7 +157,7 @@ impl Export {
 }
 
 /// `/v1/channels/order.placed/pause`, with whatever a name holds percent-encoded.
-fn path(segments: &[&str]) -> String {
+pub(super) fn path(segments: &[&str]) -> String {
     // The address itself plays no part: the socket is the place.
     let mut url = Url::parse("http://meshctl/v1").expect("a constant that is a URL");
     if let Ok(mut path) = url.path_segments_mut() {

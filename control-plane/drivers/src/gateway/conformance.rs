@@ -217,5 +217,6 @@ fn snapshot(listen: SocketAddr, generation: u64, origins: &[&Origin]) -> Snapsho
             ServiceEndpoints { endpoints: endpoints.collect(), expected: false },
         )]),
         limits: Limits::default(),
+        tracing: meshctl_model::snapshot::Tracing::default(),
     }
 }

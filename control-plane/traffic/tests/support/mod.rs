@@ -135,6 +135,7 @@ pub fn snapshot(address: SocketAddr, origins: &[SocketAddr]) -> Snapshot {
         edges: BTreeMap::from([edge("gateway", "web", &policy)]),
         services: BTreeMap::from([("web".into(), endpoints(origins))]),
         limits: Limits::default(),
+        tracing: meshctl_model::snapshot::Tracing::default(),
     }
 }
 
