@@ -6,6 +6,7 @@
 
 mod closing;
 mod fingerprint;
+mod forget;
 mod intake;
 mod letters;
 mod notices;
@@ -128,6 +129,7 @@ impl DeadLetters {
         let wake = Arc::clone(&self.wake);
         let runner = runner::Runner::new(self.store.clone(), broker, self.tell.clone(), wake, channels);
         tokio::spawn(runner.run());
+        tokio::spawn(forget::now_and_then(self.store.clone()));
     }
 
     /// The latest failure first.
