@@ -15,7 +15,7 @@ use meshctl_model::topology::RetryFailure;
 use tokio::time::timeout_at;
 
 use crate::body::{Source, Upload, UploadFailure};
-use crate::breaker::{Ticket, Verdict};
+use crate::breaker::{Refusal, Ticket, Verdict};
 use crate::clock::{self, nanos};
 use crate::deadline::{self, Deadline};
 use crate::metrics::count;
@@ -115,10 +115,7 @@ impl Call<'_> {
         self.edge.state.budget.request(began);
         let mut tried: Vec<Rc<Peer>> = Vec::new();
         let (mut retries, mut fresh) = (0, false);
-        let mut judged = self.judged(began).map_err(|wait| {
-            let why = format!("the breaker of {} is open", self.edge.state.name);
-            Problem::new(Cause::BreakerOpen, why).retry_after(wait)
-        })?;
+        let mut judged = self.judged(began).map_err(|refusal| Problem::refused(&self.edge.state.name, &refusal))?;
         loop {
             let (peer, on_trial) = self.peer(&tried, &mut began).await?;
             let lease = Lease::new(&peer);
@@ -269,8 +266,8 @@ impl Call<'_> {
     }
 
     /// # Errors
-    /// How long the breaker wants us to stay away.
-    fn judged(&self, now: u64) -> Result<Judged<'_>, u64> {
+    /// When the breaker refuses.
+    fn judged(&self, now: u64) -> Result<Judged<'_>, Refusal> {
         let ticket = self.edge.state.breaker.admit(&self.edge.policy.breaker, now)?;
         let policy = self.edge.policy.breaker.clone();
         Ok(Judged { edge: &self.edge.state, policy, ticket: Some(ticket), admitted: now })

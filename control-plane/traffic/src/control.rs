@@ -11,14 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use crate::listener::Held;
 use crate::metrics::{Totals, Vitals};
 use crate::plan::{Memory, Plan};
 use crate::worker::{Command, Shared};
-use crate::{disk, holder, listener};
+use crate::{clock, disk, holder, listener};
+
+/// How long an override is left alone at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Control {
     pub(crate) dir: PathBuf,
@@ -27,6 +31,8 @@ pub(crate) struct Control {
     workers: RefCell<Vec<mpsc::Sender<Command>>>,
     state: Mutex<State>,
     draining: Cell<bool>,
+    /// Told when operators may have said something of breakers.
+    ruled: Notify,
 }
 
 struct State {
@@ -90,6 +96,7 @@ impl Control {
             workers: RefCell::new(workers),
             state: Mutex::new(state),
             draining: Cell::new(false),
+            ruled: Notify::new(),
         }
     }
 
@@ -157,6 +164,9 @@ impl Control {
             }
             serves.push((address, listener.serves.clone()));
         }
+        // Before the first request of this plan: who starts from a saved snapshot refuses from the beginning.
+        plan.rule_breakers();
+        self.ruled.notify_one();
         // Our own hold goes first: a socket whose queue its worker has emptied must not take in another connection.
         state.sockets.retain(|address, _| serves.iter().any(|(present, _)| present == address));
         let installed = workers.iter().zip(opened).map(|(worker, opened)| {
@@ -199,20 +209,40 @@ impl Control {
         state.earlier[1] = now;
     }
 
+    /// Ends, for ever, what operators forced for a time that is over, whether or not there is a control plane. The clock that
+    /// counts may be set while we wait, hence the look every second.
+    pub(crate) async fn expire_breakers(&self) {
+        loop {
+            let next = self.state.lock().await.live.expire_breakers();
+            let pause = async {
+                match next.map(|at| Duration::try_from(at.duration_since(Timestamp::now()))) {
+                    Some(left) => tokio::time::sleep(left.unwrap_or_default().min(LONGEST_PAUSE)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = pause => {}
+                () = self.ruled.notified() => {}
+            }
+        }
+    }
+
     pub(crate) async fn status(&self) -> GatewayStatus {
         self.status_of(&*self.state.lock().await)
     }
 
     fn status_of(&self, state: &State) -> GatewayStatus {
-        let plan = &state.live;
+        let (plan, now) = (&state.live, clock::now());
         let edges = plan.edges.iter().map(|edge| {
             let totals = Totals::of(&edge.state.metrics);
             let before = state.earlier[0].get(&edge.state.name);
-            let (breaker, since) = edge.state.breaker.state();
+            let breaker = edge.state.breaker.sight(&edge.policy.breaker, now);
             EdgeStatus {
                 edge: edge.state.name.clone(),
-                breaker,
-                since,
+                breaker: breaker.state,
+                since: breaker.since,
+                reason: breaker.reason,
+                would_open: breaker.would_open,
                 in_flight: edge.state.bulkhead.taken(),
                 queued: edge.state.bulkhead.queued(),
                 requests: totals.requests(),

@@ -95,6 +95,8 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
     let (admin, admin_name) =
         Name::give(&options.dir, ADMIN_SOCKET, |path| UnixListener::bind(path)).map_err(folder)?;
     serve_admin(admin, Rc::clone(&control));
+    let expiring = Rc::clone(&control);
+    tokio::task::spawn_local(async move { expiring.expire_breakers().await });
     let metrics = match options.metrics {
         Some(address) => Some(
             serve_metrics(address, predecessor.is_some(), Rc::clone(&control))

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::balance::Latency;
 use crate::breaker::Breaker;
 use crate::bulkhead::Bulkhead;
+use crate::clock;
 use crate::eject::{Ejector, SilentOnes};
 use crate::events::Events;
 use crate::fallback::Fallback;
@@ -105,6 +106,22 @@ impl EndpointState {
 }
 
 impl Plan {
+    /// Has the breakers do what operators want of them.
+    pub(crate) fn rule_breakers(&self) {
+        let (now, wall) = (clock::now(), jiff::Timestamp::now());
+        for edge in &self.edges {
+            if let Some(rule) = self.snapshot.edges.get(&edge.state.name) {
+                edge.state.breaker.rule(rule.force.as_ref(), rule.breaker_epoch, now, wall);
+            }
+        }
+    }
+
+    /// Ends what operators forced for a time that is over. Returns when the next is over.
+    pub(crate) fn expire_breakers(&self) -> Option<jiff::Timestamp> {
+        let (now, wall) = (clock::now(), jiff::Timestamp::now());
+        self.edges.iter().filter_map(|edge| edge.state.breaker.expire(now, wall)).min()
+    }
+
     pub(crate) fn edge(&self, name: &str) -> Option<&Edge> {
         self.edge_at.get(name).map(|at| &self.edges[*at])
     }
