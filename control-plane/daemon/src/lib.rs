@@ -5,6 +5,7 @@
 
 mod adopt;
 mod audit;
+mod breakers;
 mod control;
 mod dead_letters;
 mod execute;

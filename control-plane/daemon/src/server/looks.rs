@@ -7,7 +7,6 @@ use axum::extract::State as Extract;
 use meshctl_api::error::ApiError;
 use meshctl_api::view::messages::Channel;
 use meshctl_api::view::{Edge, Gateway, Instance, List, Revision, Route, Service, Status, Version};
-use meshctl_model::GATEWAY;
 use meshctl_model::plan::DesiredEdge;
 use meshctl_model::snapshot::{BreakerState, GatewayStatus};
 
@@ -95,11 +94,7 @@ pub async fn revisions(Extract(shared): FromShared) -> Answer<List<Revision>> {
 /// Every edge, with what all gateways say of it now.
 #[utoipa::path(get, path = "/v1/edges", responses((status = 200, body = List<Edge>)))]
 pub async fn edges(Extract(shared): FromShared) -> Answer<List<Edge>> {
-    let look = shared.look(|control| {
-        let gateways = control.state.observed.of(GATEWAY).filter(|gateway| gateway.process.is_some());
-        let gateways: Vec<_> = gateways.map(|gateway| control.executor.gateway(&gateway.spec)).collect();
-        Ok((control.state.desired.edges.clone(), gateways))
-    });
+    let look = shared.look(|control| Ok((control.state.desired.edges.clone(), control.running_gateways())));
     let (edges, gateways) = look.await?;
     let answers = futures_util::future::join_all(gateways.iter().map(|gateway| gateway.status())).await;
     let answers: Vec<GatewayStatus> = answers.into_iter().filter_map(Result::ok).collect();
@@ -109,13 +104,7 @@ pub async fn edges(Extract(shared): FromShared) -> Answer<List<Edge>> {
 /// Counts are sums, percentiles the worst of any gateway: a percentile of percentiles does not exist.
 fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
     let seen: Vec<_> = gateways.iter().flat_map(|gateway| &gateway.edges).filter(|seen| seen.edge == name).collect();
-    let severity = |state: BreakerState| match state {
-        BreakerState::Closed => 0,
-        BreakerState::HalfOpen => 1,
-        BreakerState::Open => 2,
-    };
-    let worst = seen.iter().map(|seen| seen.breaker).max_by_key(|state| severity(*state));
-    let breaker = serde_json::to_value(worst).ok().and_then(|value| value.as_str().map(str::to_owned));
+    let worst = seen.iter().map(|seen| seen.breaker).max_by_key(|state| state.severity());
     Edge {
         name: name.into(),
         caller: edge.caller.clone(),
@@ -124,7 +113,7 @@ fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
         deadline_ms: edge.policy.deadline.as_millis(),
         attempt_timeout_ms: edge.policy.attempt_timeout.as_millis(),
         retries: edge.policy.retry.attempts,
-        breaker: breaker.unwrap_or_else(|| "unknown".into()),
+        breaker: worst.map_or("unknown", BreakerState::name).into(),
         in_flight: seen.iter().map(|seen| seen.in_flight).sum(),
         requests: seen.iter().map(|seen| seen.requests).sum(),
         failures: seen.iter().map(|seen| seen.failures).sum(),

@@ -2,6 +2,7 @@
 //! into a response; it holds no state of its own.
 
 mod audit;
+mod breakers;
 mod changes;
 mod channels;
 mod deadletters;
@@ -136,6 +137,10 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(channels::publish).layer(DefaultBodyLimit::max(channels::LARGEST_REQUEST)))
         .routes(routes!(channels::pause))
         .routes(routes!(channels::resume))
+        .routes(routes!(breakers::breakers))
+        .routes(routes!(breakers::trip))
+        .routes(routes!(breakers::hold))
+        .routes(routes!(breakers::reset))
         .routes(routes!(ledger::ledger))
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))

@@ -18,6 +18,9 @@ pub struct Standing {
     pub force: Option<Override>,
     /// Rises with each reset.
     pub epoch: u64,
+    /// Of the first snapshot that says so.
+    #[serde(skip)]
+    pub generation: u64,
 }
 
 /// Who notices when an edge refuses its requests.
