@@ -4,6 +4,7 @@
 //! failure decides what may follow: a request that was never sent can go again whatever it is, one that may have been
 //! seen only if doing it twice does no harm.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,8 @@ pub(crate) struct Call<'a> {
     pub(crate) body_idle: Duration,
     pub(crate) repeatable: bool,
     pub(crate) source: Option<Rc<Source>>,
+    /// Set once it is sent to an instance.
+    pub(crate) reached: &'a Cell<bool>,
 }
 
 pub(crate) enum Ended {
@@ -365,6 +368,7 @@ impl Call<'_> {
                 sender
             }
         };
+        self.reached.set(true);
         let Some(whole) = request.take() else { unreachable!("an attempt begins with its request") };
         sender.try_send_request(whole).await.map(|response| (response, sender)).map_err(|mut failed| {
             *request = failed.take_message();

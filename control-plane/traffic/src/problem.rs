@@ -7,6 +7,7 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::Body;
+use crate::metrics::Refusal;
 
 pub(crate) const CAUSE: HeaderName = HeaderName::from_static("meshctl-cause");
 
@@ -62,6 +63,15 @@ impl Cause {
 
     pub(crate) const fn status(self) -> StatusCode {
         self.facts().0
+    }
+
+    /// Whether nothing was tried, and who saw to that.
+    pub(crate) const fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::BreakerOpen => Some(Refusal::Breaker),
+            Self::BulkheadFull | Self::RateLimited => Some(Refusal::Limit),
+            _ => None,
+        }
     }
 }
 
