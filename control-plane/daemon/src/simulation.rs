@@ -344,6 +344,7 @@ fn status(snapshot: &Snapshot) -> GatewayStatus {
         in_flight: 0,
         draining: false,
         edges: Vec::new(),
+        routes: Vec::new(),
         ejected: Vec::new(),
     }
 }

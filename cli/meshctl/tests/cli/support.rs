@@ -365,10 +365,11 @@ fn routes() -> Value {
 
 fn edges() -> Value {
     let edge = |name: &str, breaker: &str, requests: u64| {
+        let latency = |ms: f64| if requests > 0 { json!(ms) } else { Value::Null };
         json!({
             "name": name, "caller": "gateway", "callee": "orders", "url": null, "deadlineMs": 2000,
             "attemptTimeoutMs": 500, "retries": 2, "breaker": breaker, "inFlight": 1, "requests": requests,
-            "failures": 2, "latencyP50Ms": 1.234, "latencyP99Ms": 56.7
+            "failures": 2, "latencyP50Ms": latency(1.234), "latencyP99Ms": latency(56.7)
         })
     };
     let quiet = edge("orders:mailer", "unknown", 0);

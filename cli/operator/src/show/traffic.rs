@@ -43,16 +43,14 @@ pub(super) fn targets(route: &Route) -> String {
 
 pub(crate) fn edges(edges: Vec<Edge>) -> Listing {
     let item = |edge: Edge| {
-        // Without a request there is no latency to tell.
-        let latency = |ms: f64| (edge.requests > 0).then(|| milliseconds(ms));
         let cells = vec![
             Cell::plain(&edge.name),
             breaker(&edge.breaker),
             Cell::plain(edge.requests),
             Cell::plain(edge.failures),
             Cell::plain(edge.in_flight),
-            Cell::maybe(latency(edge.latency_p50_ms)),
-            Cell::maybe(latency(edge.latency_p99_ms)),
+            Cell::maybe(edge.latency_p50_ms.map(milliseconds)),
+            Cell::maybe(edge.latency_p99_ms.map(milliseconds)),
             Cell::plain(milliseconds(edge.deadline_ms as f64)),
             Cell::plain(edge.retries),
             Cell::plain(milliseconds(edge.attempt_timeout_ms as f64)),

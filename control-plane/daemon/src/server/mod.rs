@@ -7,11 +7,12 @@ mod channels;
 mod deadletters;
 mod ledger;
 mod logs;
-mod looks;
+pub mod looks;
 mod messages;
 mod metrics;
 mod registry;
 mod replays;
+mod vitals;
 mod watch;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::control::{Control, Message, Reply};
 use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
 use crate::messaging::Messaging;
+use crate::vitals::Samples;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -48,6 +50,7 @@ pub struct Shared {
     pub messaging: Messaging,
     pub dead_letters: DeadLetters,
     pub audit: Audit,
+    pub samples: Samples,
 }
 
 /// An error on its way out.
@@ -140,6 +143,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(vitals::vitals))
         .routes(routes!(deadletters::list))
         .routes(routes!(deadletters::show))
         .routes(routes!(deadletters::discard))
