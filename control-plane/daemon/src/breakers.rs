@@ -1,13 +1,16 @@
 //! What operators say of breakers: written down first, given to the gateways with the next snapshot, and ended when its time
 //! is over. A gateway does not need us for that last part; we only stop saying what has ended there already.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
+use meshctl_api::view::breakers::Breaker;
 use meshctl_model::event::EventSeverity;
 use meshctl_model::plan::Standing;
-use meshctl_model::snapshot::{Forced, Override};
+use meshctl_model::recent::Recent;
+use meshctl_model::snapshot::{BreakerState, EdgeStatus, Forced, GatewayStatus, Override};
 use serde_json::json;
 
 use crate::operate::{Asked, unwritable};
@@ -164,4 +167,76 @@ fn end_of(ttl: Duration, now: Timestamp) -> Result<Timestamp, ApiError> {
         return Err(refused("it would be over at once"));
     }
     now.checked_add(ttl).map_err(|_| refused("time does not go that far").hint("leave it out: for ever"))
+}
+
+/// What is wanted of all breakers, and which gateways know of it.
+pub struct Standings {
+    /// Every edge, with what operators said of its breaker.
+    edges: Vec<(String, Standing)>,
+    /// Those that serve, by id, with the generation that each carries.
+    gateways: Vec<(String, u64)>,
+}
+
+impl Standings {
+    pub fn of(state: &State) -> Self {
+        let said = |edge: &String| (edge.clone(), state.standings.get(edge).cloned().unwrap_or_default());
+        let carried = |id: &str| state.observed.gateways.get(id).map_or(0, |link| link.acked_generation);
+        let ids = state.observed.serving().map(|gateway| gateway.spec.id.clone());
+        Self {
+            edges: state.desired.edges.keys().map(said).collect(),
+            gateways: ids.map(|id| (id.clone(), carried(&id))).collect(),
+        }
+    }
+
+    /// Every breaker, with what gateways say of it.
+    pub fn seen<'a>(&self, answers: impl IntoIterator<Item = &'a GatewayStatus>) -> Vec<Breaker> {
+        let mut by_edge: BTreeMap<&str, Vec<&EdgeStatus>> = BTreeMap::new();
+        for seen in answers.into_iter().flat_map(|gateway| &gateway.edges) {
+            by_edge.entry(&seen.edge).or_default().push(seen);
+        }
+        let seen = |edge: &str| by_edge.get(edge).map(Vec::as_slice).unwrap_or_default();
+        self.edges.iter().map(|(edge, standing)| self.breaker(edge, standing, seen(edge))).collect()
+    }
+
+    fn breaker(&self, edge: &str, standing: &Standing, seen: &[&EdgeStatus]) -> Breaker {
+        let worst = seen.iter().max_by_key(|seen| (seen.breaker.severity(), seen.since));
+        // Without a word of it even a gateway that carries nothing else of ours is up to date.
+        let missing = |(_, carried): &&(String, u64)| *carried < standing.generation.max(1);
+        let stragglers: Vec<String> = self.gateways.iter().filter(missing).map(|(id, _)| id.clone()).collect();
+        let (mut state, mut since) = (worst.map(|seen| seen.breaker), worst.map(|seen| seen.since));
+        let mut reason = worst.and_then(|seen| seen.reason.clone());
+        if let Some(force) = &standing.force {
+            (state, since, reason) = (Some(force.state.into()), Some(force.since), force.reason.clone());
+            if let Some(why) = seen.iter().find_map(|seen| seen.would_open.as_ref())
+                && force.state == Forced::Closed
+            {
+                let said = reason.map(|said| format!("{said}; ")).unwrap_or_default();
+                reason = Some(format!("{said}would be open: {why}"));
+            }
+        }
+        let (requests_per_s, refused_per_s) = rates(seen);
+        let instances = u32::try_from(self.gateways.len()).unwrap_or(u32::MAX);
+        Breaker {
+            edge: edge.into(),
+            state: state.map_or("unknown", BreakerState::name).into(),
+            since,
+            reason,
+            by: standing.force.as_ref().map(|force| force.by.clone()),
+            expires_at: standing.force.as_ref().and_then(|force| force.expires_at),
+            acknowledged: instances - u32::try_from(stragglers.len()).unwrap_or(0),
+            instances,
+            stragglers,
+            requests_per_s,
+            refused_per_s,
+        }
+    }
+}
+
+/// Requests, and those that the breaker refused, in a second.
+fn rates(seen: &[&EdgeStatus]) -> (f64, f64) {
+    let sum = |count: fn(&Recent) -> u64| {
+        let sum: f64 = seen.iter().map(|seen| seen.recent.per_s(count(&seen.recent))).sum();
+        (sum * 100.0).round() / 100.0
+    };
+    (sum(|recent| recent.requests), sum(|recent| recent.refused_by_breaker))
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
+use crate::recent::Recent;
 use crate::topology::RateLimit;
 
 /// Everything a gateway needs to carry requests.
@@ -247,6 +248,8 @@ pub struct GatewayStatus {
     pub in_flight: u64,
     pub draining: bool,
     pub edges: Vec<EdgeStatus>,
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
     /// Endpoints that this gateway leaves out on its own observation, with the reason.
     pub ejected: Vec<Ejection>,
 }
@@ -272,8 +275,20 @@ pub struct EdgeStatus {
     pub failures: u64,
     pub retries: u64,
     pub fallbacks: u64,
-    pub latency_p50_ms: f64,
-    pub latency_p99_ms: f64,
+    #[serde(default)]
+    pub recent: Recent,
+}
+
+/// One route as one gateway sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteStatus {
+    pub route: String,
+    /// Passed on and not yet answered to the end.
+    pub in_flight: u64,
+    /// Waiting for a place in the bulkhead of their edge.
+    pub queued: u64,
+    pub recent: Recent,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

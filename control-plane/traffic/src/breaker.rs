@@ -75,7 +75,7 @@ pub(crate) struct Ticket(u64);
 
 /// No permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct Refused {
     /// How long to stay away, in nanoseconds.
     pub(crate) wait: u64,
     /// An operator refuses.
@@ -146,20 +146,20 @@ impl Breaker {
     /// # Errors
     /// When the request must not go on.
     #[inline]
-    pub(crate) fn admit(&self, policy: &BreakerPolicy, now: u64) -> Result<Ticket, Refusal> {
+    pub(crate) fn admit(&self, policy: &BreakerPolicy, now: u64) -> Result<Ticket, Refused> {
         let phase = self.phase.load(Acquire);
         if phase & REFUSES_SOME == 0 { Ok(Ticket(phase)) } else { self.admit_slowly(policy, now) }
     }
 
     #[cold]
-    fn admit_slowly(&self, policy: &BreakerPolicy, now: u64) -> Result<Ticket, Refusal> {
+    fn admit_slowly(&self, policy: &BreakerPolicy, now: u64) -> Result<Ticket, Refused> {
         let mut round = self.round.lock();
         let open_for = nanos(policy.open_for.get());
-        let stay_away = |wait| Err(Refusal { wait, forced: false, reason: None });
+        let stay_away = |wait| Err(Refused { wait, forced: false, reason: None });
         match self.state() {
             BreakerState::Closed | BreakerState::ForcedClosed => return Ok(Ticket(self.phase.load(Acquire))),
             BreakerState::ForcedOpen => {
-                return Err(round.force.as_ref().map_or_else(Refusal::further_notice, Force::refusal));
+                return Err(round.force.as_ref().map_or_else(Refused::further_notice, Force::refusal));
             }
             BreakerState::Open => {
                 let over = round.since.saturating_add(open_for);
@@ -293,17 +293,17 @@ impl Breaker {
     }
 }
 
-impl Refusal {
+impl Refused {
     fn further_notice() -> Self {
         Self { wait: FURTHER_NOTICE, forced: true, reason: None }
     }
 }
 
 impl Force {
-    fn refusal(&self) -> Refusal {
+    fn refusal(&self) -> Refused {
         let rest = |at: Timestamp| u64::try_from(at.duration_since(Timestamp::now()).as_nanos()).unwrap_or(0);
         let wait = self.by.expires_at.map_or(FURTHER_NOTICE, rest);
-        Refusal { wait, forced: true, reason: self.reason.clone() }
+        Refused { wait, forced: true, reason: self.reason.clone() }
     }
 }
 

@@ -39,7 +39,7 @@ fn opens_probes_and_closes() {
         let ticket = breaker.admit(&policy, 0).expect("closed");
         breaker.record(&policy, ticket, Verdict::Failure, 0);
     }
-    assert_eq!(breaker.admit(&policy, 0), Err(Refusal { wait: 200 * MS, forced: false, reason: None }));
+    assert_eq!(breaker.admit(&policy, 0), Err(Refused { wait: 200 * MS, forced: false, reason: None }));
     let first = breaker.admit(&policy, 200 * MS).expect("a probe");
     let second = breaker.admit(&policy, 200 * MS).expect("another");
     assert!(breaker.admit(&policy, 200 * MS).is_err(), "no third");

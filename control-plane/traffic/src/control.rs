@@ -12,12 +12,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
+use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, RouteStatus, Serves, Snapshot};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use crate::listener::Held;
 use crate::metrics::{Totals, Vitals};
 use crate::plan::{Memory, Plan};
+use crate::recent::Notes;
 use crate::worker::{Command, Shared};
 use crate::{clock, disk, holder, listener};
 
@@ -42,8 +43,18 @@ struct State {
     sockets: HashMap<SocketAddr, Held>,
     refused: Vec<(SocketAddr, String)>,
     unsaved: Option<String>,
-    /// Totals of each edge as they were some time ago, and more recently: percentiles are of what came since the former.
-    earlier: [HashMap<String, Totals>; 2],
+    edge_notes: Notes,
+    route_notes: Notes,
+}
+
+impl State {
+    fn note(&mut self) {
+        let (plan, now) = (&self.live, clock::now());
+        let edges = plan.edges.iter().map(|edge| (edge.state.name.as_str(), Totals::of(&edge.state.metrics)));
+        self.edge_notes.take(edges, now);
+        let routes = plan.routes.iter().map(|route| (route.state.name.as_str(), Totals::of(&route.state.metrics)));
+        self.route_notes.take(routes, now);
+    }
 }
 
 /// What a successor is given: a socket for each time that an address is listed.
@@ -87,7 +98,8 @@ impl Control {
             sockets: HashMap::new(),
             refused: Vec::new(),
             unsaved: None,
-            earlier: Default::default(),
+            edge_notes: Notes::default(),
+            route_notes: Notes::default(),
         };
         Self {
             dir,
@@ -176,6 +188,7 @@ impl Control {
         futures_util::future::join_all(installed).await.into_iter().collect::<Result<(), _>>()?;
         state.memory.settle(&plan);
         state.live = plan;
+        state.note();
         Ok(())
     }
 
@@ -191,7 +204,12 @@ impl Control {
         };
     }
 
-    /// Once in a while: what could not be done before is tried again, and the view of recent latencies moves on.
+    /// Once a second: what happened more than ten seconds ago is forgotten.
+    pub(crate) async fn note(&self) {
+        self.state.lock().await.note();
+    }
+
+    /// Once in a while: what could not be done before is tried again.
     pub(crate) async fn look_after(&self) {
         let mut state = self.state.lock().await;
         if !state.refused.is_empty() && !self.draining.get() {
@@ -203,10 +221,6 @@ impl Control {
         if state.unsaved.is_some() {
             self.save(&mut state).await;
         }
-        let now = state.live.edges.iter().map(|edge| (edge.state.name.clone(), Totals::of(&edge.state.metrics)));
-        let now = now.collect();
-        state.earlier.swap(0, 1);
-        state.earlier[1] = now;
     }
 
     /// Ends, for ever, what operators forced for a time that is over, whether or not there is a control plane. The clock that
@@ -235,7 +249,6 @@ impl Control {
         let (plan, now) = (&state.live, clock::now());
         let edges = plan.edges.iter().map(|edge| {
             let totals = Totals::of(&edge.state.metrics);
-            let before = state.earlier[0].get(&edge.state.name);
             let breaker = edge.state.breaker.sight(&edge.policy.breaker, now);
             EdgeStatus {
                 edge: edge.state.name.clone(),
@@ -249,9 +262,14 @@ impl Control {
                 failures: totals.failures,
                 retries: totals.retries,
                 fallbacks: totals.fallbacks,
-                latency_p50_ms: totals.quantile_ms(before, 0.5),
-                latency_p99_ms: totals.quantile_ms(before, 0.99),
+                recent: state.edge_notes.recent(&edge.state.name, &totals, now),
             }
+        });
+        let routes = plan.routes.iter().map(|route| RouteStatus {
+            route: route.state.name.clone(),
+            in_flight: route.state.in_flight.load(Relaxed).into(),
+            queued: route.state.queued.load(Relaxed).into(),
+            recent: state.route_notes.recent(&route.state.name, &Totals::of(&route.state.metrics), now),
         });
         let endpoints = plan.services.iter().flat_map(|service| &service.endpoints);
         GatewayStatus {
@@ -264,6 +282,7 @@ impl Control {
             in_flight: self.vital(|vitals| &vitals.in_flight),
             draining: self.draining.get(),
             edges: edges.collect(),
+            routes: routes.collect(),
             ejected: endpoints.filter_map(|endpoint| endpoint.ejector.why()).collect(),
         }
     }

@@ -75,6 +75,9 @@ pub(crate) struct RouteState {
     pub(crate) limiter: Option<Limiter>,
     /// Shared by all states of one name: another limit begins anew, what has been counted does not.
     pub(crate) metrics: Arc<[Red]>,
+    /// Passed on and not yet answered to the end; kept over states like the counts.
+    pub(crate) in_flight: Arc<AtomicU32>,
+    pub(crate) queued: Arc<AtomicU32>,
 }
 
 pub(crate) struct EndpointState {
@@ -270,11 +273,15 @@ impl Memory {
             return Arc::clone(state);
         }
         let metrics = before.map(|state| Arc::clone(&state.metrics));
+        let kept =
+            |of: fn(&RouteState) -> &Arc<AtomicU32>| before.map(|state| Arc::clone(of(state))).unwrap_or_default();
         let state = Arc::new(RouteState {
             name: name.to_owned(),
             limit: limit.cloned(),
             limiter: limit.map(Limiter::new),
             metrics: metrics.unwrap_or_else(|| (0..self.workers).map(|_| Red::default()).collect()),
+            in_flight: kept(|state| &state.in_flight),
+            queued: kept(|state| &state.queued),
         });
         self.routes.insert(name.to_owned(), Arc::clone(&state));
         state
@@ -306,18 +313,18 @@ fn fallback(policy: &Policy) -> Result<Option<Fallback>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Totals;
+    use crate::metrics::{Outcome, Totals};
 
     #[test]
     fn another_rate_limit_forgets_no_count() {
         let mut memory = Memory::new(1, Events::new());
         let limit = |rate| RateLimit { rate: meshctl_model::units::Rate(rate), burst: None, per: None };
         let before = memory.route("all", Some(&limit(1.0)));
-        before.metrics[0].request(Some(http::StatusCode::OK), 1_000);
+        before.metrics[0].request(&Outcome::default());
         let after = memory.route("all", Some(&limit(2.0)));
         assert!(!Arc::ptr_eq(&before, &after));
         // A request that began under the old limit and ends now counts, too.
-        before.metrics[0].request(Some(http::StatusCode::OK), 1_000);
+        before.metrics[0].request(&Outcome::default());
         assert_eq!(Totals::of(&after.metrics).requests(), 2);
         assert!(Arc::ptr_eq(&after, &memory.route("all", Some(&limit(2.0)))));
     }

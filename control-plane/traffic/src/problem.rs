@@ -8,7 +8,8 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::Body;
-use crate::breaker::Refusal;
+use crate::breaker::Refused;
+use crate::metrics::Refusal;
 
 pub(crate) const CAUSE: HeaderName = HeaderName::from_static("meshctl-cause");
 
@@ -69,6 +70,15 @@ impl Cause {
     pub(crate) const fn status(self) -> StatusCode {
         self.facts().0
     }
+
+    /// Whether nothing was tried, and who saw to that.
+    pub(crate) const fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::BreakerOpen | Self::BreakerForcedOpen => Some(Refusal::Breaker),
+            Self::BulkheadFull | Self::RateLimited => Some(Refusal::Limit),
+            _ => None,
+        }
+    }
 }
 
 /// An error of ours on its way to the client.
@@ -113,15 +123,15 @@ impl Problem {
     }
 
     /// What the breaker of `edge` says to whom it refuses.
-    pub(crate) fn refused(edge: &str, refusal: &Refusal) -> Self {
-        let (cause, why) = match (refusal.forced, &refusal.reason) {
+    pub(crate) fn refused(edge: &str, refused: &Refused) -> Self {
+        let (cause, why) = match (refused.forced, &refused.reason) {
             (false, _) => (Cause::BreakerOpen, format!("the breaker of {edge} is open")),
             (true, None) => (Cause::BreakerForcedOpen, format!("an operator has opened the breaker of {edge}")),
             (true, Some(reason)) => {
                 (Cause::BreakerForcedOpen, format!("an operator has opened the breaker of {edge}: {reason}"))
             }
         };
-        Self { reason: refusal.reason.clone(), ..Self::new(cause, why).retry_after(refusal.wait) }
+        Self { reason: refused.reason.clone(), ..Self::new(cause, why).retry_after(refused.wait) }
     }
 
     pub(crate) fn retry_after(mut self, nanos: u64) -> Self {

@@ -9,8 +9,10 @@
 //! - Every attempt passes the breaker, so a retry never beats on a service that has just been given up on.
 //! - The fallback stands outside: it answers for whatever went wrong below it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, Entry, HOST, UPGRADE};
@@ -28,8 +30,8 @@ use crate::clock;
 use crate::connection::Client;
 use crate::deadline::{self, Deadline};
 use crate::fallback::Fallback;
-use crate::metrics::count;
-use crate::plan::{Edge, EdgeState};
+use crate::metrics::{Outcome, Refusal};
+use crate::plan::{Edge, EdgeState, RouteState};
 use crate::pool::Sender;
 use crate::problem::{self, Cause, Problem};
 use crate::route::Found;
@@ -40,8 +42,7 @@ use crate::{forwarded, retry, upgrade};
 pub(crate) async fn serve(client: &Client, request: Request<Incoming>) -> Response<Body> {
     let worker = &client.worker;
     let trace = Trace::of(request.headers(), || worker.random());
-    let mut account =
-        Account { worker, live: worker.live(), began: clock::now(), way: None, status: None, fallback: false };
+    let mut account = Account::new(worker);
     let result = carry(client, request, &trace, &mut account).await;
     let mut response = account.answer(result, &trace);
     account.status = Some(response.status());
@@ -64,9 +65,24 @@ struct Account<'a> {
     way: Option<Way>,
     status: Option<StatusCode>,
     fallback: bool,
+    refused: Option<Refusal>,
+    reached: Cell<bool>,
 }
 
-impl Account<'_> {
+impl<'a> Account<'a> {
+    fn new(worker: &'a Worker) -> Self {
+        Self {
+            worker,
+            live: worker.live(),
+            began: clock::now(),
+            way: None,
+            status: None,
+            fallback: false,
+            refused: None,
+            reached: Cell::new(false),
+        }
+    }
+
     fn policy(&self, way: Way) -> (&Policy, Option<&Fallback>) {
         let plan = &self.live.plan;
         match way.route {
@@ -77,6 +93,7 @@ impl Account<'_> {
 
     /// The response for the client: the fallback for a failed one, if there is a fallback.
     fn answer(&mut self, result: Result<Response<Body>, Problem>, trace: &Trace) -> Response<Body> {
+        self.refused = result.as_ref().err().and_then(|problem| problem.cause.refusal());
         let failed = match &result {
             Ok(response) => response.status().is_server_error(),
             Err(problem) => problem.cause.status().is_server_error(),
@@ -105,14 +122,11 @@ impl Drop for Account<'_> {
         let took = clock::now() - self.began;
         let Some(way) = self.way else { return };
         let (thread, plan) = (self.worker.index, &self.live.plan);
-        let fallbacks = u64::from(self.fallback);
-        let edge = &plan.edges[way.edge].state.metrics[thread];
-        edge.request(self.status, took);
-        count(&edge.fallbacks, fallbacks);
+        let (status, fallback, refused) = (self.status, self.fallback, self.refused);
+        let outcome = Outcome { status, took, reached: self.reached.get(), refused, fallback };
+        plan.edges[way.edge].state.metrics[thread].request(&outcome);
         if let Some(route) = way.route {
-            let route = &plan.routes[route].state.metrics[thread];
-            route.request(self.status, took);
-            count(&route.fallbacks, fallbacks);
+            plan.routes[route].state.metrics[thread].request(&outcome);
         }
     }
 }
@@ -146,7 +160,8 @@ async fn carry(
         return Err(too_large(body_limit));
     }
     let edge = &live.plan.edges[way.edge];
-    let place = Place::take(edge, deadline).await?;
+    let route = way.route.map(|route| &live.plan.routes[route].state);
+    let place = Place::take(edge, route, deadline).await?;
 
     let upgrade = match request.version() {
         Version::HTTP_2 => None,
@@ -165,8 +180,17 @@ async fn carry(
     }
     let source = (!incoming.is_end_stream()).then(|| Rc::new(Source::new(incoming, body_limit)));
     let idle = Duration::from_millis(live.plan.snapshot.limits.idle_timeout_ms);
-    let call =
-        Call { worker: &client.worker, live: &live, edge, policy, deadline, body_idle: idle, repeatable, source };
+    let call = Call {
+        worker: &client.worker,
+        live: &live,
+        edge,
+        policy,
+        deadline,
+        body_idle: idle,
+        repeatable,
+        source,
+        reached: &account.reached,
+    };
     let (response, sender, lease) = call.attempts(head).await.map_err(|problem| match problem {
         Ended::Problem(problem) => problem,
         Ended::Upload(UploadFailure::TooLarge) => too_large(body_limit),
@@ -337,12 +361,16 @@ fn switch(
 }
 
 /// A place in the edge's bulkhead, given back when dropped.
-struct Place(Arc<EdgeState>);
+struct Place {
+    edge: Arc<EdgeState>,
+    route: Option<Arc<RouteState>>,
+}
 
 impl Place {
-    async fn take(edge: &Edge, deadline: Deadline) -> Result<Self, Problem> {
+    async fn take(edge: &Edge, route: Option<&Arc<RouteState>>, deadline: Deadline) -> Result<Self, Problem> {
         let bulkhead = &edge.state.bulkhead;
         if !bulkhead.try_enter(&edge.policy.bulkhead) {
+            let _queued = route.map(|route| Queued::new(&route.queued));
             match timeout_at(clock::instant(deadline.at), bulkhead.enter(&edge.policy.bulkhead)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => {
@@ -353,13 +381,35 @@ impl Place {
                 Err(_) => return Err(deadline::passed("waiting for one of the requests under way to end")),
             }
         }
-        Ok(Self(Arc::clone(&edge.state)))
+        if let Some(route) = route {
+            route.in_flight.fetch_add(1, Relaxed);
+        }
+        Ok(Self { edge: Arc::clone(&edge.state), route: route.cloned() })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.bulkhead.leave();
+        self.edge.bulkhead.leave();
+        if let Some(route) = &self.route {
+            route.in_flight.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// One that waits, counted for as long as it does.
+struct Queued<'a>(&'a AtomicU32);
+
+impl<'a> Queued<'a> {
+    fn new(counter: &'a AtomicU32) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -7,16 +7,16 @@ use axum::extract::{ConnectInfo, Path, State as Extract};
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::breakers::{Breaker, BreakerChange, BreakerRequest};
 use meshctl_api::view::{List, Told};
-use meshctl_model::plan::{Reach, Standing, reach};
-use meshctl_model::snapshot::{BreakerState, EdgeStatus, Forced, GatewayStatus};
+use meshctl_model::plan::{Reach, reach};
+use meshctl_model::snapshot::GatewayStatus;
 use serde_json::json;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::channels::audited;
 use super::{Answer, Body, FromShared, Peer, Shared};
-use crate::breakers::Act;
-use crate::control::{Control, Message};
+use crate::breakers::{Act, Standings};
+use crate::control::Message;
 use crate::operate::Asked;
 
 /// A gateway that has not acknowledged by then is named, and gets it when it can.
@@ -27,11 +27,12 @@ const GATEWAY_ANSWERS: Duration = Duration::from_secs(1);
 /// Every breaker: each edge has one.
 #[utoipa::path(get, path = "/v1/breakers", responses((status = 200, body = List<Breaker>)))]
 pub async fn breakers(Extract(shared): FromShared) -> Answer<List<Breaker>> {
-    let (wanted, gateways) = shared.look(|control| Ok((Wanted::of(control), control.running_gateways()))).await?;
+    let (standings, gateways) =
+        shared.look(|control| Ok((Standings::of(&control.state), control.running_gateways()))).await?;
     let asked = gateways.iter().map(|gateway| tokio::time::timeout(GATEWAY_ANSWERS, gateway.status()));
     let answers = futures_util::future::join_all(asked).await;
     let answers: Vec<GatewayStatus> = answers.into_iter().flatten().filter_map(Result::ok).collect();
-    Ok(Json(List::of("Breaker", wanted.seen(&answers))))
+    Ok(Json(List::of("Breaker", standings.seen(&answers))))
 }
 
 /// Refuses every request of the edge, at every gateway, until it is reset or its time is over. The answer comes when all gateways
@@ -139,73 +140,4 @@ fn changed(act: Act, reached: Reach, breaker: Breaker, dry_run: bool) -> Breaker
         breaker,
         dry_run,
     }
-}
-
-/// What is wanted of all breakers, and which gateways know of it.
-pub struct Wanted {
-    /// Every edge, with what operators said of its breaker.
-    edges: Vec<(String, Standing)>,
-    /// Those that serve, by id, with the generation that each carries.
-    gateways: Vec<(String, u64)>,
-}
-
-impl Wanted {
-    pub fn of(control: &Control) -> Self {
-        let state = &control.state;
-        let said = |edge: &String| (edge.clone(), state.standings.get(edge).cloned().unwrap_or_default());
-        let carried = |id: &str| state.observed.gateways.get(id).map_or(0, |link| link.acked_generation);
-        let ids = state.observed.serving().map(|gateway| gateway.spec.id.clone());
-        Self {
-            edges: state.desired.edges.keys().map(said).collect(),
-            gateways: ids.map(|id| (id.clone(), carried(&id))).collect(),
-        }
-    }
-
-    /// Every breaker, with what gateways say of it.
-    pub fn seen(&self, answers: &[GatewayStatus]) -> Vec<Breaker> {
-        self.edges.iter().map(|(edge, standing)| self.breaker(edge, standing, answers)).collect()
-    }
-
-    fn breaker(&self, edge: &str, standing: &Standing, answers: &[GatewayStatus]) -> Breaker {
-        let seen: Vec<&EdgeStatus> =
-            answers.iter().flat_map(|gateway| &gateway.edges).filter(|seen| seen.edge == edge).collect();
-        let worst = seen.iter().max_by_key(|seen| (seen.breaker.severity(), seen.since));
-        // Without a word of it even a gateway that carries nothing else of ours is up to date.
-        let missing = |(_, carried): &&(String, u64)| *carried < standing.generation.max(1);
-        let stragglers: Vec<String> = self.gateways.iter().filter(missing).map(|(id, _)| id.clone()).collect();
-        let (mut state, mut since) = (worst.map(|seen| seen.breaker), worst.map(|seen| seen.since));
-        let mut reason = worst.and_then(|seen| seen.reason.clone());
-        if let Some(force) = &standing.force {
-            (state, since, reason) = (Some(force.state.into()), Some(force.since), force.reason.clone());
-            if let Some(why) = seen.iter().find_map(|seen| seen.would_open.as_ref())
-                && force.state == Forced::Closed
-            {
-                let said = reason.map(|said| format!("{said}; ")).unwrap_or_default();
-                reason = Some(format!("{said}would be open: {why}"));
-            }
-        }
-        let (requests_per_s, refused_per_s) = rates(&seen);
-        let instances = u32::try_from(self.gateways.len()).unwrap_or(u32::MAX);
-        Breaker {
-            edge: edge.into(),
-            state: state.map_or("unknown", BreakerState::name).into(),
-            since,
-            reason,
-            by: standing.force.as_ref().map(|force| force.by.clone()),
-            expires_at: standing.force.as_ref().and_then(|force| force.expires_at),
-            acknowledged: instances - u32::try_from(stragglers.len()).unwrap_or(0),
-            instances,
-            stragglers,
-            requests_per_s,
-            refused_per_s,
-        }
-    }
-}
-
-/// Requests, and those that the breaker refused, in a second.
-fn rates(seen: &[&EdgeStatus]) -> (f64, f64) {
-    let sum = |count: fn(&meshctl_model::recent::Recent) -> u64| {
-        seen.iter().map(|seen| seen.recent.per_s(count(&seen.recent))).sum::<f64>()
-    };
-    (sum(|recent| recent.requests), sum(|recent| recent.refused_by_breaker))
 }

@@ -15,6 +15,7 @@ use crate::messaging::channels::Wanted;
 use crate::messaging::wanted;
 use crate::operate::unwritable;
 use crate::view;
+use crate::vitals::latencies;
 
 /// How long a status waits for the broker.
 const BROKER_ANSWERS: Duration = Duration::from_millis(200);
@@ -35,7 +36,7 @@ pub async fn status(Extract(shared): FromShared) -> Answer<Status> {
 }
 
 /// None as long as the broker does not answer: how everything else is must be seen then, too, and at once.
-pub(super) async fn channels(shared: &Shared, wanted: &Wanted) -> Vec<Channel> {
+pub async fn channels(shared: &Shared, wanted: &Wanted) -> Vec<Channel> {
     match tokio::time::timeout(BROKER_ANSWERS, shared.messaging.channels(wanted)).await {
         Ok(Ok(channels)) => channels,
         Ok(Err(why)) => {
@@ -101,10 +102,11 @@ pub async fn edges(Extract(shared): FromShared) -> Answer<List<Edge>> {
     Ok(Json(List::of("Edge", edges.iter().map(|(name, edge)| merged(name, edge, &answers)).collect())))
 }
 
-/// Counts are sums, percentiles the worst of any gateway: a percentile of percentiles does not exist.
+/// Counts and latencies are added up; of breakers the worst is shown.
 fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
     let seen: Vec<_> = gateways.iter().flat_map(|gateway| &gateway.edges).filter(|seen| seen.edge == name).collect();
     let worst = seen.iter().map(|seen| seen.breaker).max_by_key(|state| state.severity());
+    let (latency_p50_ms, latency_p99_ms) = latencies(seen.iter().map(|seen| &seen.recent));
     Edge {
         name: name.into(),
         caller: edge.caller.clone(),
@@ -117,7 +119,7 @@ fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
         in_flight: seen.iter().map(|seen| seen.in_flight).sum(),
         requests: seen.iter().map(|seen| seen.requests).sum(),
         failures: seen.iter().map(|seen| seen.failures).sum(),
-        latency_p50_ms: seen.iter().map(|seen| seen.latency_p50_ms).fold(0.0, f64::max),
-        latency_p99_ms: seen.iter().map(|seen| seen.latency_p99_ms).fold(0.0, f64::max),
+        latency_p50_ms,
+        latency_p99_ms,
     }
 }

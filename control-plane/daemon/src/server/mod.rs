@@ -8,11 +8,12 @@ mod channels;
 mod deadletters;
 mod ledger;
 mod logs;
-mod looks;
+pub mod looks;
 mod messages;
 mod metrics;
 mod registry;
 mod replays;
+mod vitals;
 mod watch;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::control::{Control, Message, Reply};
 use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
 use crate::messaging::Messaging;
+use crate::vitals::Samples;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -49,6 +51,7 @@ pub struct Shared {
     pub messaging: Messaging,
     pub dead_letters: DeadLetters,
     pub audit: Audit,
+    pub samples: Samples,
 }
 
 /// An error on its way out.
@@ -145,6 +148,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(vitals::vitals))
         .routes(routes!(deadletters::list))
         .routes(routes!(deadletters::show))
         .routes(routes!(deadletters::discard))
