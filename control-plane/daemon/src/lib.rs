@@ -5,6 +5,7 @@
 
 mod adopt;
 mod audit;
+mod breakers;
 mod control;
 mod dead_letters;
 mod execute;
@@ -21,6 +22,7 @@ mod simulation;
 mod state;
 mod store;
 mod view;
+mod vitals;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -51,6 +53,7 @@ use crate::messaging::declare::declare_for_ever;
 use crate::server::Shared;
 use crate::state::State;
 use crate::store::{Remembered, Store, StoreError};
+use crate::vitals::Samples;
 
 pub use server::openapi;
 
@@ -131,9 +134,19 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         state_dir: dir.display().to_string(),
     };
     let couriers = messaging.couriers.clone();
-    let shared =
-        Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging, dead_letters, audit };
+    let samples = Samples::default();
+    let shared = Shared {
+        messages: sender.clone(),
+        hub,
+        runtime,
+        version: Arc::new(version),
+        messaging,
+        dead_letters,
+        audit,
+        samples: samples.clone(),
+    };
     tokio::spawn(ask_for_ever(shared.clone(), couriers));
+    tokio::spawn(samples.sample_for_ever(shared.clone()));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;
     tracing::info!(state_dir = %dir.display(), "the daemon listens");

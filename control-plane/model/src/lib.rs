@@ -13,6 +13,7 @@ pub mod load;
 pub mod message;
 pub mod plan;
 pub mod policy;
+pub mod recent;
 pub mod schema;
 pub mod snapshot;
 pub mod starter;

@@ -198,10 +198,11 @@ async fn metrics(control: &Control) -> String {
         edges.iter().for_each(|(name, totals)| put(&format!("{{{name}}}"), totals.retries as f64));
     });
     family(&mut page, "meshctl_edge_breaker_state", "gauge", "1 for the state that the breaker is in.", |put| {
-        use meshctl_model::snapshot::BreakerState::{Closed, HalfOpen, Open};
+        use meshctl_model::snapshot::BreakerState::{Closed, ForcedClosed, ForcedOpen, HalfOpen, Open};
         for (edge, (name, _)) in plan.edges.iter().zip(&edges) {
-            let present = edge.state.breaker.state().0;
-            for (state, text) in [(Closed, "closed"), (Open, "open"), (HalfOpen, "halfOpen")] {
+            let present = edge.state.breaker.state();
+            for state in [Closed, Open, HalfOpen, ForcedOpen, ForcedClosed] {
+                let text = state.name();
                 put(&format!("{{{name},state=\"{text}\"}}"), f64::from(u8::from(state == present)));
             }
         }

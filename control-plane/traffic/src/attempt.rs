@@ -4,6 +4,7 @@
 //! failure decides what may follow: a request that was never sent can go again whatever it is, one that may have been
 //! seen only if doing it twice does no harm.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use meshctl_model::topology::RetryFailure;
 use tokio::time::timeout_at;
 
 use crate::body::{Source, Upload, UploadFailure};
-use crate::breaker::{Ticket, Verdict};
+use crate::breaker::{Refused, Ticket, Verdict};
 use crate::clock::{self, nanos};
 use crate::deadline::{self, Deadline};
 use crate::metrics::count;
@@ -84,6 +85,8 @@ pub(crate) struct Call<'a> {
     pub(crate) repeatable: bool,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) spans: &'a Spans<'a>,
+    /// Set once it is sent to an instance.
+    pub(crate) reached: &'a Cell<bool>,
 }
 
 pub(crate) enum Ended {
@@ -137,10 +140,7 @@ impl Call<'_> {
         self.edge.state.budget.request(began);
         let mut tried: Vec<Rc<Peer>> = Vec::new();
         let (mut retries, mut fresh) = (0, false);
-        let mut judged = self.judged(began).map_err(|wait| {
-            let why = format!("the breaker of {} is open", self.edge.state.name);
-            Problem::new(Cause::BreakerOpen, why).retry_after(wait)
-        })?;
+        let mut judged = self.judged(began).map_err(|refused| Problem::refused(&self.edge.state.name, &refused))?;
         loop {
             let (peer, on_trial) = self.peer(&tried, &mut began).await?;
             let lease = Lease::new(&peer);
@@ -298,8 +298,8 @@ impl Call<'_> {
     }
 
     /// # Errors
-    /// How long the breaker wants us to stay away.
-    fn judged(&self, now: u64) -> Result<Judged<'_>, u64> {
+    /// When the breaker refuses.
+    fn judged(&self, now: u64) -> Result<Judged<'_>, Refused> {
         let ticket = self.edge.state.breaker.admit(&self.edge.policy.breaker, now)?;
         let policy = self.edge.policy.breaker.clone();
         Ok(Judged { edge: &self.edge.state, policy, ticket: Some(ticket), admitted: now })
@@ -394,6 +394,7 @@ impl Call<'_> {
                 sender
             }
         };
+        self.reached.set(true);
         let Some(whole) = request.take() else { unreachable!("an attempt begins with its request") };
         sender.try_send_request(whole).await.map(|response| (response, sender)).map_err(|mut failed| {
             *request = failed.take_message();

@@ -32,6 +32,7 @@ mod plan;
 mod pool;
 mod problem;
 mod rate_limit;
+mod recent;
 mod retry;
 mod route;
 mod socket;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::balance::Latency;
 use crate::breaker::Breaker;
 use crate::bulkhead::Bulkhead;
+use crate::clock;
 use crate::eject::{Ejector, SilentOnes};
 use crate::events::Events;
 use crate::fallback::Fallback;
@@ -78,6 +79,9 @@ pub(crate) struct RouteState {
     pub(crate) limiter: Option<Limiter>,
     /// Shared by all states of one name: another limit begins anew, what has been counted does not.
     pub(crate) metrics: Arc<[Red]>,
+    /// Passed on and not yet answered to the end; kept over states like the counts.
+    pub(crate) in_flight: Arc<AtomicU32>,
+    pub(crate) queued: Arc<AtomicU32>,
 }
 
 pub(crate) struct EndpointState {
@@ -110,6 +114,22 @@ impl EndpointState {
 }
 
 impl Plan {
+    /// Has the breakers do what operators want of them.
+    pub(crate) fn rule_breakers(&self) {
+        let (now, wall) = (clock::now(), jiff::Timestamp::now());
+        for edge in &self.edges {
+            if let Some(rule) = self.snapshot.edges.get(&edge.state.name) {
+                edge.state.breaker.rule(rule.force.as_ref(), rule.breaker_epoch, now, wall);
+            }
+        }
+    }
+
+    /// Ends what operators forced for a time that is over. Returns when the next is over.
+    pub(crate) fn expire_breakers(&self) -> Option<jiff::Timestamp> {
+        let (now, wall) = (clock::now(), jiff::Timestamp::now());
+        self.edges.iter().filter_map(|edge| edge.state.breaker.expire(now, wall)).min()
+    }
+
     pub(crate) fn edge(&self, name: &str) -> Option<&Edge> {
         self.edge_at.get(name).map(|at| &self.edges[*at])
     }
@@ -280,6 +300,8 @@ impl Memory {
             self.names.gone(before.label);
         }
         let metrics = before.map(|state| Arc::clone(&state.metrics));
+        let kept =
+            |of: fn(&RouteState) -> &Arc<AtomicU32>| before.map(|state| Arc::clone(of(state))).unwrap_or_default();
         let state = Arc::new(RouteState {
             name: name.to_owned(),
             label: self.names.give(name, &pattern(path)),
@@ -287,6 +309,8 @@ impl Memory {
             limit: limit.cloned(),
             limiter: limit.map(Limiter::new),
             metrics: metrics.unwrap_or_else(|| (0..self.workers).map(|_| Red::default()).collect()),
+            in_flight: kept(|state| &state.in_flight),
+            queued: kept(|state| &state.queued),
         });
         self.routes.insert(name.to_owned(), Arc::clone(&state));
         state
@@ -326,7 +350,7 @@ fn pattern(path: &PathMatch) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Totals;
+    use crate::metrics::{Outcome, Totals};
 
     #[test]
     fn another_rate_limit_forgets_no_count() {
@@ -334,11 +358,11 @@ mod tests {
         let limit = |rate| RateLimit { rate: meshctl_model::units::Rate(rate), burst: None, per: None };
         let path = PathMatch { segments: vec!["all".into()], below: true };
         let before = memory.route("all", &path, Some(&limit(1.0)));
-        before.metrics[0].request(Some(http::StatusCode::OK), 1_000);
+        before.metrics[0].request(&Outcome::default());
         let after = memory.route("all", &path, Some(&limit(2.0)));
         assert!(!Arc::ptr_eq(&before, &after));
         // A request that began under the old limit and ends now counts, too.
-        before.metrics[0].request(Some(http::StatusCode::OK), 1_000);
+        before.metrics[0].request(&Outcome::default());
         assert_eq!(Totals::of(&after.metrics).requests(), 2);
         assert!(Arc::ptr_eq(&after, &memory.route("all", &path, Some(&limit(2.0)))));
         assert_eq!(memory.names.shown(after.label), Some("/all/*"));

@@ -9,8 +9,10 @@
 //! - Every attempt passes the breaker, so a retry never beats on a service that has just been given up on.
 //! - The fallback stands outside: it answers for whatever went wrong below it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, Entry, HOST, UPGRADE};
@@ -28,8 +30,8 @@ use crate::clock;
 use crate::connection::Client;
 use crate::deadline::{self, Deadline};
 use crate::fallback::Fallback;
-use crate::metrics::count;
-use crate::plan::{Edge, EdgeState};
+use crate::metrics::{Outcome, Refusal};
+use crate::plan::{Edge, EdgeState, RouteState};
 use crate::pool::Sender;
 use crate::problem::{self, Cause, Problem};
 use crate::route::Found;
@@ -43,7 +45,17 @@ pub(crate) async fn serve(client: &Client, request: Request<Incoming>) -> Respon
     let (live, began) = (worker.live(), clock::now());
     let trace = begin_trace(client, request.headers(), live.sampling, began);
     let spans = Spans::new(worker, trace, began, request.method(), request.uri().path());
-    let mut account = Account { worker, live, began, way: None, spans: &spans, end: End::default(), seat: None };
+    let mut account = Account {
+        worker,
+        live,
+        began,
+        way: None,
+        spans: &spans,
+        end: End::default(),
+        refused: None,
+        reached: Cell::new(false),
+        seat: None,
+    };
     let result = carry(client, request, &mut account).await;
     let mut response = account.answer(result);
     account.end.status = Some(response.status());
@@ -81,6 +93,8 @@ struct Account<'a> {
     way: Option<Way>,
     spans: &'a Spans<'a>,
     end: End,
+    refused: Option<Refusal>,
+    reached: Cell<bool>,
     /// Once it is written down.
     seat: Option<Seat>,
 }
@@ -97,6 +111,7 @@ impl Account<'_> {
     /// The response for the client: the fallback for a failed one, if there is a fallback.
     fn answer(&mut self, result: Result<Response<Body>, Problem>) -> Response<Body> {
         if let Err(problem) = &result {
+            self.refused = problem.cause.refusal();
             self.end.why = Some(Why::Cause(problem.cause));
             self.end.words = Some(problem.detail.clone());
         }
@@ -133,16 +148,15 @@ impl Account<'_> {
         let mut end = std::mem::take(&mut self.end);
         if let Some(way) = self.way {
             let (thread, plan) = (self.worker.index, &self.live.plan);
-            let fallbacks = u64::from(end.fallback);
+            let (refused, reached) = (self.refused, self.reached.get());
+            let outcome = Outcome { status: end.status, took, reached, refused, fallback: end.fallback };
             let edge = &plan.edges[way.edge].state;
             end.edge = edge.label;
-            edge.metrics[thread].request(end.status, took);
-            count(&edge.metrics[thread].fallbacks, fallbacks);
+            edge.metrics[thread].request(&outcome);
             if let Some(route) = way.route {
                 let route = &plan.routes[route].state;
                 end.route = route.label;
-                route.metrics[thread].request(end.status, took);
-                count(&route.metrics[thread].fallbacks, fallbacks);
+                route.metrics[thread].request(&outcome);
             }
         }
         self.seat = Some(self.spans.end(end, took, self.live.sampling.slow));
@@ -185,7 +199,8 @@ async fn carry(
         return Err(too_large(body_limit));
     }
     let edge = &live.plan.edges[way.edge];
-    let place = Place::take(edge, deadline).await?;
+    let route = way.route.map(|route| &live.plan.routes[route].state);
+    let place = Place::take(edge, route, deadline).await?;
 
     let upgrade = match request.version() {
         Version::HTTP_2 => None,
@@ -204,8 +219,9 @@ async fn carry(
     }
     let source = (!incoming.is_end_stream()).then(|| Rc::new(Source::new(incoming, body_limit)));
     let idle = Duration::from_millis(live.plan.snapshot.limits.idle_timeout_ms);
-    let (worker, spans) = (&client.worker, account.spans);
-    let call = Call { worker, live: &live, edge, policy, deadline, body_idle: idle, repeatable, source, spans };
+    let (worker, spans, reached) = (&client.worker, account.spans, &account.reached);
+    let body_idle = idle;
+    let call = Call { worker, live: &live, edge, policy, deadline, body_idle, repeatable, source, spans, reached };
     let (response, sender, lease) = call.attempts(head).await.map_err(|problem| match problem {
         Ended::Problem(problem) => problem,
         Ended::Upload(UploadFailure::TooLarge) => too_large(body_limit),
@@ -379,12 +395,16 @@ fn switch(
 }
 
 /// A place in the edge's bulkhead, given back when dropped.
-struct Place(Arc<EdgeState>);
+struct Place {
+    edge: Arc<EdgeState>,
+    route: Option<Arc<RouteState>>,
+}
 
 impl Place {
-    async fn take(edge: &Edge, deadline: Deadline) -> Result<Self, Problem> {
+    async fn take(edge: &Edge, route: Option<&Arc<RouteState>>, deadline: Deadline) -> Result<Self, Problem> {
         let bulkhead = &edge.state.bulkhead;
         if !bulkhead.try_enter(&edge.policy.bulkhead) {
+            let _queued = route.map(|route| Queued::new(&route.queued));
             match timeout_at(clock::instant(deadline.at), bulkhead.enter(&edge.policy.bulkhead)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => {
@@ -395,13 +415,35 @@ impl Place {
                 Err(_) => return Err(deadline::passed("waiting for one of the requests under way to end")),
             }
         }
-        Ok(Self(Arc::clone(&edge.state)))
+        if let Some(route) = route {
+            route.in_flight.fetch_add(1, Relaxed);
+        }
+        Ok(Self { edge: Arc::clone(&edge.state), route: route.cloned() })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.bulkhead.leave();
+        self.edge.bulkhead.leave();
+        if let Some(route) = &self.route {
+            route.in_flight.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// One that waits, counted for as long as it does.
+struct Queued<'a>(&'a AtomicU32);
+
+impl<'a> Queued<'a> {
+    fn new(counter: &'a AtomicU32) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

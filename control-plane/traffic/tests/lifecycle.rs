@@ -255,7 +255,11 @@ async fn metrics_count_by_route_and_edge() {
     let status = gateway.until("connections closed", |status| status.connections == 0).await;
     let edge = &status.edges[0];
     assert_eq!((edge.requests, edge.failures), (5, 2));
-    assert!(edge.latency_p99_ms >= edge.latency_p50_ms && edge.latency_p50_ms > 0.0);
+    let latencies = &edge.recent.latencies;
+    assert_eq!((edge.recent.requests, edge.recent.errors, latencies.count()), (5, 2, 5));
+    assert!(latencies.quantile_ms(0.99) >= latencies.quantile_ms(0.5) && latencies.quantile_ms(0.5) > Some(0.0));
+    let route = &status.routes[0];
+    assert_eq!((route.recent.requests, route.recent.errors, route.in_flight, route.queued), (5, 2, 0, 0));
 }
 
 #[tokio::test]

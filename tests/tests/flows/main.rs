@@ -1,6 +1,7 @@
 //! The product from end to end, a file per flow. One binary, so that it links once and its tests share the machine well.
 
 mod apply;
+mod breakers;
 mod calls;
 mod change;
 mod daemon;

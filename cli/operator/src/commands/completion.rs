@@ -20,7 +20,7 @@ Examples:
   source <(meshctl completion bash)
   meshctl completion zsh > \"${fpath[1]}/_meshctl\"
   meshctl completion fish > ~/.config/fish/completions/meshctl.fish
-  source <(COMPLETE=bash meshctl)    # also completes names: services, channels, dead letters")]
+  source <(COMPLETE=bash meshctl)    # also completes names: services, edges, channels")]
 pub struct Args {
     /// The shell
     #[arg(value_name = "SHELL")]
@@ -40,6 +40,13 @@ const PATIENCE: Duration = Duration::from_millis(80);
 /// Completes the names of services.
 pub(super) fn service_names() -> ArgValueCompleter {
     completer(services)
+}
+
+/// Completes the names of edges.
+pub(super) fn edge_names() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| Some(client.breakers().await.ok()?.items.into_iter().map(|one| one.edge).collect()))
+    })
 }
 
 /// Completes the names of channels.

@@ -28,7 +28,7 @@ impl Client {
     }
 
     /// Refuses every request of the edge, on every gateway, until it is reset or the time is over. Returns when all gateways have
-    /// acknowledged, or a second has passed.
+    /// acknowledged, or five seconds have passed.
     pub async fn trip_breaker(&self, edge: &str, body: &BreakerRequest) -> Result<BreakerChange, ApiError> {
         self.post(&path(&["breakers", edge, "trip"]), body).await
     }

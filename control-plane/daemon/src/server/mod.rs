@@ -2,16 +2,18 @@
 //! into a response; it holds no state of its own.
 
 mod audit;
+mod breakers;
 mod changes;
 mod channels;
 mod deadletters;
 mod ledger;
 mod logs;
-mod looks;
+pub mod looks;
 mod messages;
 mod metrics;
 mod registry;
 mod replays;
+mod vitals;
 mod watch;
 
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use crate::control::{Control, Message, Reply};
 use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
 use crate::messaging::Messaging;
+use crate::vitals::Samples;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -48,6 +51,7 @@ pub struct Shared {
     pub messaging: Messaging,
     pub dead_letters: DeadLetters,
     pub audit: Audit,
+    pub samples: Samples,
 }
 
 /// An error on its way out.
@@ -136,10 +140,15 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(channels::publish).layer(DefaultBodyLimit::max(channels::LARGEST_REQUEST)))
         .routes(routes!(channels::pause))
         .routes(routes!(channels::resume))
+        .routes(routes!(breakers::breakers))
+        .routes(routes!(breakers::trip))
+        .routes(routes!(breakers::hold))
+        .routes(routes!(breakers::reset))
         .routes(routes!(ledger::ledger))
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(vitals::vitals))
         .routes(routes!(deadletters::list))
         .routes(routes!(deadletters::show))
         .routes(routes!(deadletters::discard))

@@ -238,7 +238,7 @@ fn snapshot(listen: SocketAddr, generation: u64, origins: &[&Origin]) -> Snapsho
         }],
         edges: BTreeMap::from([(
             "gateway:web".to_owned(),
-            EdgeRule { caller: "gateway".into(), callee: "web".into(), policy },
+            EdgeRule { caller: "gateway".into(), callee: "web".into(), policy, force: None, breaker_epoch: 0 },
         )]),
         services: BTreeMap::from([(
             "web".to_owned(),

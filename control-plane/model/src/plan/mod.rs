@@ -5,6 +5,7 @@
 //! [`Observed`] and returns the next [`Step`]s. All three are pure, so that an interrupted change ends where an
 //! undisturbed one ends: after any crash the same comparison is simply made again.
 
+mod breakers;
 mod changes;
 mod channels;
 mod decide;
@@ -14,6 +15,7 @@ mod observed;
 mod ports;
 mod routing;
 
+pub use breakers::{Reach, Standing, reach};
 pub use changes::{Change, changes};
 pub use channels::{Held, Loss, losses};
 pub use decide::{CRASH_LOOP, Step, backoff, decide};

@@ -149,7 +149,13 @@ pub fn snapshot(address: SocketAddr, origins: &[SocketAddr]) -> Snapshot {
 }
 
 pub fn edge(caller: &str, callee: &str, policy: &Policy) -> (String, EdgeRule) {
-    let rule = EdgeRule { caller: caller.into(), callee: callee.into(), policy: policy.clone() };
+    let rule = EdgeRule {
+        caller: caller.into(),
+        callee: callee.into(),
+        policy: policy.clone(),
+        force: None,
+        breaker_epoch: 0,
+    };
     (format!("{caller}:{callee}"), rule)
 }
 

@@ -48,6 +48,7 @@ pub async fn served(folder: &std::path::Path, letters: u64) -> Client {
         messaging: Messaging { broker, letters: dead_letters.clone(), couriers: Default::default() },
         audit: Audit::new(store),
         dead_letters,
+        samples: Default::default(),
     };
     let listener = UnixListener::bind(folder.join(SOCKET)).expect("listens");
     tokio::spawn(server::serve(listener, shared));
