@@ -49,6 +49,8 @@ pub struct Report {
     pub uncorrected_latency_ms: Option<Latency>,
     /// Mean over the measured time.
     pub in_flight_mean: f64,
+    /// Stopped before its time: `durationS` is what was measured until then.
+    pub interrupted: bool,
     pub requests_by_name: BTreeMap<String, u64>,
     /// From the intended send time until the effect shows; `None` where no flow ends in a channel.
     pub completion_ms: Option<Latency>,
