@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod channels;
 mod deadletters;
+mod flows;
 mod ledger;
 mod logs;
 mod looks;
@@ -136,6 +137,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(channels::publish).layer(DefaultBodyLimit::max(channels::LARGEST_REQUEST)))
         .routes(routes!(channels::pause))
         .routes(routes!(channels::resume))
+        .routes(routes!(flows::flows))
         .routes(routes!(ledger::ledger))
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))
