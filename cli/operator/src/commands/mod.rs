@@ -12,6 +12,7 @@ mod events;
 mod get;
 mod init;
 mod ledger;
+mod loadtest;
 mod logs;
 mod man;
 mod nouns;
@@ -71,6 +72,7 @@ pub enum Command {
     #[command(subcommand)]
     Channel(channel::Command),
     Ledger(ledger::Args),
+    Loadtest(Box<loadtest::Args>),
     #[command(subcommand)]
     Dlq(dlq::Command),
     #[command(subcommand)]
@@ -123,6 +125,7 @@ impl Command {
             Self::Breaker(command) => nouns::breaker(session, command).await,
             Self::Channel(command) => channel::run(session, command).await,
             Self::Ledger(args) => ledger::run(session, args).await,
+            Self::Loadtest(args) => loadtest::run(session, *args).await,
             Self::Dlq(command) => dlq::run(session, command).await,
             Self::Replay(command) => replay::run(session, command).await,
             Self::Audit(args) => audit::run(session, &args).await,
