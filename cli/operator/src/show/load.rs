@@ -78,7 +78,7 @@ impl LedgerItem {
 
 /// The page: what was achieved, whether it can be believed, how latencies lie, what was promised, where to look next.
 pub(crate) fn summary(test: &LoadTest, measured: &Measured) -> String {
-    let width = output::width().unwrap_or(80).clamp(40, 120);
+    let width = output::width().unwrap_or(80).clamp(50, 120);
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     page(test, measured, width, output::speaks_unicode() && !is_dumb)
 }
@@ -110,12 +110,12 @@ fn page(test: &LoadTest, measured: &Measured, width: u16, unicode: bool) -> Stri
         section(&mut page, &objectives(&test.slo), width);
     }
     if let Some(ledger) = &test.ledger {
-        ledger_of_the_run(&mut page, ledger, width);
+        section(&mut page, &ledger_of_the_run(ledger), width);
     }
     examples(&mut page, "slowest", &report.slowest, width);
     examples(&mut page, "failed", &report.failed, width);
     if let Some(id) = report.failed.iter().chain(&report.slowest).find_map(|one| one.trace_id.as_ref()) {
-        let _ = writeln!(page, "\n`meshctl trace {id}` shows where the time of a request went");
+        let _ = writeln!(page, "\nfollow one: meshctl trace {id}");
     }
     page
 }
@@ -225,16 +225,19 @@ fn objectives(slo: &[SloVerdict]) -> Table {
     table
 }
 
-fn ledger_of_the_run(page: &mut String, ledger: &LedgerChange, width: u16) {
-    let mut table = Table::new(["subscription", "accepted =", "processed +", "in flight +", "retrying +", "dead", ""]);
+/// Narrow enough that nothing of an account is cut off: what is under way and what has ended badly are one column each.
+fn ledger_of_the_run(ledger: &LedgerChange) -> Table {
+    let mut table = Table::new(["subscription", "accepted", "processed", "under way", "dead", ""]);
     for item in &ledger.items {
-        let balanced = if item.balanced { Cell::good("balanced") } else { Cell::bad("NOT BALANCED") };
-        let figures =
-            [item.accepted, item.processed, item.in_flight, item.retrying, item.dead + item.parked + item.discarded];
-        let figures = figures.map(Cell::plain);
+        let balanced = match item.missing {
+            _ if item.balanced => Cell::good("balanced"),
+            missing => Cell::bad(format!("MISSING {missing}")),
+        };
+        let dead = item.dead + item.parked + item.discarded;
+        let figures = [item.accepted, item.processed, item.in_flight + item.retrying, dead].map(Cell::plain);
         table.row([Cell::plain(&item.name)].into_iter().chain(figures).chain([balanced]).collect());
     }
-    section(page, &table, width);
+    table
 }
 
 fn examples(page: &mut String, what: &str, examples: &[Example], width: u16) {

