@@ -5,10 +5,24 @@
 //! [`run`] blocks its caller until the run is over; the work is done on threads of its own. An asynchronous caller wraps it in
 //! `spawn_blocking` and sends the ticks through a channel.
 
+mod account;
+mod completion;
+mod connection;
 mod error;
+mod limits;
 pub mod plan;
+mod poller;
+mod progress;
+mod recorder;
 pub mod report;
+mod response;
 mod run;
+pub mod schedule;
+mod template;
+mod ticks;
+mod trace;
+mod verdict;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
