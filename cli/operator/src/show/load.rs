@@ -125,9 +125,9 @@ fn headline(test: &LoadTest) -> String {
     let mut table = Table::without_header();
     let mut row = |what: &str, cell: Cell| table.row(vec![Cell::plain(what), cell]);
     let how = if report.mode == "inFlight" { "closed loop" } else { "open loop" };
-    let (connections, length) = (grouped(report.connections.into()), seconds(report.duration_s));
+    let (connections, length) = (connections(report.connections), seconds(report.duration_s));
     let ended = if report.interrupted { ", then interrupted" } else { "" };
-    row("load", Cell::plain(format!("{how}, {connections} connections, {length}{ended}, seed {}", test.seed)));
+    row("load", Cell::plain(format!("{how}, {connections}, {length}{ended}, seed {}", test.seed)));
     let requests = grouped(report.requests);
     row(
         "requests",
@@ -259,6 +259,11 @@ fn examples(page: &mut String, what: &str, examples: &[Example], width: u16) {
 fn section(page: &mut String, table: &Table, width: u16) {
     page.push('\n');
     page.push_str(&table.draw(Some(width)));
+}
+
+/// `10,000 connections`.
+pub(crate) fn connections(count: u32) -> String {
+    format!("{} connection{}", grouped(count.into()), if count == 1 { "" } else { "s" })
 }
 
 /// `12,345`.

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use meshctl_load::report::Tick;
 
 use crate::output;
-use crate::show::load::{grouped, seconds};
+use crate::show::load::{self, grouped, seconds};
 use crate::show::milliseconds;
 
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -77,7 +77,7 @@ fn line(tick: &Tick) -> String {
     let Tick { phase, elapsed_s, total_s, connections, in_flight, errors, per_s, p50_ms, p99_ms, behind_ms, .. } = tick;
     let at = format!("{phase} {}/{}", seconds(elapsed_s.floor()), seconds(total_s.ceil()));
     if *phase == "opening" {
-        return format!("{at} · {} connections", grouped(u64::from(*connections)));
+        return format!("{at} · {}", load::connections(*connections));
     }
     format!(
         "{at} · {}/s · p50 {} · p99 {} · {} errors · {} in flight · lag {}",

@@ -12,7 +12,7 @@ use meshctl_model::flow::content_type;
 use super::Args;
 use crate::failure::Failure;
 use crate::session::Session;
-use crate::show::load::{grouped, seconds};
+use crate::show::load::{connections, grouped, seconds};
 
 /// Where requests go and what they are.
 #[derive(Debug)]
@@ -110,12 +110,12 @@ impl Target {
 
     /// What is about to happen, in a line.
     pub(super) fn intent(&self, plan: &Plan) -> String {
-        let connections = grouped(plan.connections.into());
+        let connections = connections(plan.connections);
         let how = match plan.arrivals {
             Arrivals::Open { per_second } => {
-                format!("{connections} connections, {}/s", grouped(per_second.round() as u64))
+                format!("{connections}, {}/s", grouped(per_second.round() as u64))
             }
-            Arrivals::Closed => format!("{connections} connections, each sends when it is answered"),
+            Arrivals::Closed => format!("{connections}, each sends when it is answered"),
         };
         let before: Vec<String> = [("ramp", plan.ramp), ("warm-up", plan.warm_up)]
             .into_iter()
