@@ -93,7 +93,7 @@ pub(super) fn histogram(latencies: &Histogram<u64>, width: u16, unicode: bool) -
         // One request among a million shows, too.
         filled = filled.max(usize::from(*count > 0));
         let mut bar: String = std::iter::repeat_n(signs[steps], filled / steps).collect();
-        if filled % steps > 0 {
+        if !filled.is_multiple_of(steps) {
             bar.push(signs[filled % steps]);
         }
         let share = *count as f64 / all * 100.0;

@@ -17,7 +17,7 @@ fn number(text: &str) -> Option<f64> {
 /// How many: at least one.
 pub(super) fn count(text: &str) -> Result<u32, String> {
     match number(text) {
-        Some(number) if number >= 1.0 && number <= 1e6 && number.fract() == 0.0 => Ok(number as u32),
+        Some(number) if (1.0..=1e6).contains(&number) && number.fract() == 0.0 => Ok(number as u32),
         _ => Err("write a whole number between 1 and 1M, such as 64 or 10k".into()),
     }
 }
