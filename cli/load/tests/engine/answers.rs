@@ -10,7 +10,7 @@ use meshctl_load::report::Report;
 use meshctl_load::{LoadError, Stop, run};
 
 use crate::server::{Reply, Seen, Server, ok, with_status};
-use crate::{due, get, outcome, plan};
+use crate::{due, get, plan, shared};
 
 const OPEN: Arrivals = Arrivals::Open { per_second: 200.0 };
 
@@ -28,7 +28,7 @@ fn chunked_trickled_and_endless_answers_are_read_to_their_end() {
         // Without a length, the connection's end is the answer's.
         _ => Reply::Close(b"HTTP/1.1 200 OK\r\n\r\nto the end".to_vec()),
     });
-    let report = outcome(&plan(&server, OPEN)).report;
+    let report = shared(&plan(&server, OPEN)).report;
     all_succeed(&report);
     assert_eq!(report.requests, server.seen());
 }
@@ -36,7 +36,7 @@ fn chunked_trickled_and_endless_answers_are_read_to_their_end() {
 #[test]
 fn a_large_answer_is_skipped_and_counted() {
     let server = Server::start(async |_| Reply::Send(ok(&"x".repeat(300_000))));
-    let report = outcome(&plan(&server, Arrivals::Open { per_second: 50.0 })).report;
+    let report = shared(&plan(&server, Arrivals::Open { per_second: 50.0 })).report;
     all_succeed(&report);
     assert!(report.bytes_received >= (report.requests - 4) * 300_000, "{report:?}");
 }
@@ -47,7 +47,7 @@ fn a_server_that_closes_after_each_answer_is_connected_to_again() {
         let server = Server::start(async |_| {
             Reply::Close(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok".to_vec())
         });
-        let report = outcome(&plan(&server, arrivals)).report;
+        let report = shared(&plan(&server, arrivals)).report;
         all_succeed(&report);
         assert_eq!(report.requests, server.seen());
     }
@@ -62,7 +62,7 @@ fn resets_statuses_and_nonsense_are_errors_by_their_names() {
         3 => Reply::Close(b"220 mail.example ESMTP\r\n\r\n".to_vec()),
         _ => Reply::Send(ok("")),
     });
-    let report = outcome(&plan(&server, OPEN)).report;
+    let report = shared(&plan(&server, OPEN)).report;
     assert_eq!(report.requests, server.seen());
     assert_eq!(report.succeeded, report.requests / 5 + u64::from(report.requests % 5 == 4));
     let fifth = report.requests / 5;
@@ -83,7 +83,7 @@ fn expected_statuses_are_successes_and_others_are_not() {
     let server = Server::start(async |_| Reply::Send(with_status("404 Not Found", "")));
     let mut plan = plan(&server, OPEN);
     plan.requests[0].expect = vec![404];
-    all_succeed(&outcome(&plan).report);
+    all_succeed(&shared(&plan).report);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn bodies(plan: impl FnOnce(&Server) -> Plan) -> Vec<String> {
         kept.lock().expect("nobody panicked").push(format!("{} {}", seen.path(), seen.body));
         async { Reply::Send(ok("")) }
     });
-    outcome(&plan(&server));
+    shared(&plan(&server));
     let mut bodies = std::mem::take(&mut *bodies.lock().expect("nobody panicked"));
     bodies.sort();
     bodies
@@ -162,9 +162,9 @@ fn each_request_has_a_trace_of_its_own_and_few_are_sampled() {
     let kept = parents.clone();
     let server = Server::start(move |seen: Seen| {
         kept.lock().expect("nobody panicked").extend(seen.header("traceparent").map(String::from));
-        async move { if seen.n % 7 == 0 { Reply::Send(with_status("500 No", "")) } else { Reply::Send(ok("")) } }
+        async move { if seen.n.is_multiple_of(7) { Reply::Send(with_status("500 No", "")) } else { Reply::Send(ok("")) } }
     });
-    let report = outcome(&plan(&server, Arrivals::Open { per_second: 400.0 })).report;
+    let report = shared(&plan(&server, Arrivals::Open { per_second: 400.0 })).report;
     let parents = parents.lock().expect("nobody panicked");
     let ids: BTreeSet<&str> = parents.iter().map(|parent| &parent[3..35]).collect();
     assert_eq!((parents.len() as u64, ids.len()), (server.seen(), parents.len()));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use meshctl_load::plan::{Arrivals, Completion, Plan, Template};
 
 use crate::server::{Reply, Seen, Server, ok, with_status};
-use crate::{due, get, outcome, plan};
+use crate::{due, get, plan, shared};
 
 const TAKES: Duration = Duration::from_millis(300);
 
@@ -42,7 +42,7 @@ fn ordering(path: &str, server: &Server) -> Plan {
 fn completion_counts_from_the_intended_send_time_and_what_never_shows_is_incomplete() {
     let server = shop();
     let plan = ordering("/shipments/{{order.id}}", &server);
-    let outcome = outcome(&plan);
+    let outcome = shared(&plan);
     let report = &outcome.report;
     let due = due(&plan);
     let never = due.iter().filter(|arrival| arrival.n % 10 == 0).count() as u64;
@@ -58,7 +58,7 @@ fn completion_counts_from_the_intended_send_time_and_what_never_shows_is_incompl
 #[test]
 fn an_answer_without_the_field_is_told_and_the_run_is_invalid() {
     let server = shop();
-    let report = outcome(&ordering("/shipments/{{orderId}}", &server)).report;
+    let report = shared(&ordering("/shipments/{{orderId}}", &server)).report;
     assert_eq!(report.incomplete, report.requests);
     assert!(report.validity.reasons.iter().any(|reason| reason.contains("no field `orderId`")), "{report:?}");
 }

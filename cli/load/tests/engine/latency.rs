@@ -1,43 +1,63 @@
 //! Percentiles against servers whose latencies can be calculated.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshctl_load::plan::{Arrivals, Plan};
 use meshctl_load::{Outcome, Stop, run};
 
 use crate::server::{Reply, Server, ok};
-use crate::{due, get, outcome, plan};
+use crate::{alone, due, get, outcome, plan, shared};
 
 /// The server answers nothing in the first `FROZEN` milliseconds of every `PERIOD` of the wall clock.
 const PERIOD: u64 = 2_000;
 const FROZEN: u64 = 400;
+/// A server that thaws later than this, in milliseconds, did not do what the test calculates with.
+const LATE: u64 = 5;
 
-fn freezing() -> Server {
-    Server::start(async |_| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let into = (since.as_millis() % u128::from(PERIOD)) as u64;
-        tokio::time::sleep(Duration::from_millis(FROZEN.saturating_sub(into))).await;
-        Reply::Send(ok("thawed"))
-    })
+/// With the latest that it thawed after its time, in milliseconds.
+fn freezing() -> (Server, Arc<AtomicU64>) {
+    let late = Arc::new(AtomicU64::new(0));
+    let latest = late.clone();
+    let server = Server::start(move |_| {
+        let latest = latest.clone();
+        async move {
+            let left = FROZEN.saturating_sub(wall_clock() % PERIOD);
+            if left > 0 {
+                tokio::time::sleep(Duration::from_millis(left)).await;
+                latest.fetch_max((wall_clock() % PERIOD).saturating_sub(FROZEN), SeqCst);
+            }
+            Reply::Send(ok("thawed"))
+        }
+    });
+    (server, late)
 }
 
-/// The first run in which the generator kept up: one that says of itself that it did not proves nothing.
-fn valid(plan: &Plan) -> Outcome {
-    for _ in 0..4 {
+/// Milliseconds.
+fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as u64
+}
+
+/// The first run in which `plan` could be kept to, by `undisturbed` and by the generator's own word: others prove nothing.
+fn valid(plan: &Plan, mut undisturbed: impl FnMut() -> bool) -> Outcome {
+    for _ in 0..8 {
         let outcome = outcome(plan);
-        if outcome.report.validity.valid {
+        if undisturbed() && outcome.report.validity.valid {
             return outcome;
         }
-        eprintln!("once more: {:?}", outcome.report.validity.reasons);
+        assert!(outcome.report.validity.valid || outcome.report.latency_ms.is_none(), "{:?}", outcome.report);
+        eprintln!("disturbed, once more: {:?}", outcome.report.validity.reasons);
     }
-    panic!("this machine did not let the generator keep up in any of four runs");
+    panic!("other programs disturbed each of eight runs: this test needs a processor to itself for a few seconds");
 }
 
 #[test]
 fn a_freezing_server_shows_as_long_as_users_would_have_waited() {
-    let server = freezing();
-    let plan = Plan { duration: Duration::from_secs(6), ..plan(&server, Arrivals::Open { per_second: 300.0 }) };
-    let outcome = valid(&plan);
+    let _alone = alone();
+    let (server, late) = freezing();
+    let plan = Plan { duration: Duration::from_secs(4), ..plan(&server, Arrivals::Open { per_second: 400.0 }) };
+    let outcome = valid(&plan, || late.swap(0, SeqCst) <= LATE);
 
     // What each request of this very schedule must wait.
     let mut waits: Vec<f64> = due(&plan)
@@ -65,6 +85,7 @@ fn a_freezing_server_shows_as_long_as_users_would_have_waited() {
 
 #[test]
 fn littles_law_holds_in_a_closed_loop_with_a_fixed_delay() {
+    let _alone = alone();
     let server = Server::start(async |_| {
         tokio::time::sleep(Duration::from_millis(100)).await;
         Reply::Send(ok(""))
@@ -72,7 +93,7 @@ fn littles_law_holds_in_a_closed_loop_with_a_fixed_delay() {
     let duration = Duration::from_secs(3);
     let plan =
         Plan { duration, connections: 20, warm_up: Duration::from_millis(300), ..plan(&server, Arrivals::Closed) };
-    let report = valid(&plan).report;
+    let report = valid(&plan, || true).report;
     assert_eq!(report.mode, "inFlight");
     let latency = report.latency_ms.expect("valid");
     assert!(latency.p50 >= 100.0, "{latency:?}");
@@ -90,7 +111,7 @@ fn every_request_of_the_schedule_is_sent_once_and_counted_once() {
         requests: vec![get("/a"), get("/b")],
         ..plan(&server, Arrivals::Open { per_second: 500.0 })
     };
-    let report = outcome(&plan).report;
+    let report = shared(&plan).report;
     let due = due(&plan);
     assert_eq!((report.requests, report.succeeded, report.errors.len()), (due.len() as u64, due.len() as u64, 0));
     let to_a = due.iter().filter(|arrival| arrival.template == 0).count() as u64;

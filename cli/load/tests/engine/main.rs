@@ -6,6 +6,7 @@ mod latency;
 mod server;
 mod validity;
 
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use meshctl_load::plan::{Arrivals, Plan, Template};
@@ -33,6 +34,23 @@ fn plan(server: &Server, arrivals: Arrivals) -> Plan {
 fn get(path: &str) -> Template {
     let name = format!("GET {path}");
     Template { name, weight: 1.0, method: "GET".into(), path: path.into(), ..Template::default() }
+}
+
+/// Tests whose numbers depend on the machine's attention run while no other does.
+static ATTENTION: RwLock<()> = RwLock::new(());
+
+/// Waits until no other test is in a run, and asks for priority: the threads of server and generator inherit it.
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    let guard = ATTENTION.write().unwrap_or_else(PoisonError::into_inner);
+    // Only root may; without it the test may need another attempt.
+    let _ = rustix::process::setpriority_process(None, -15);
+    guard
+}
+
+/// A run among those of other tests.
+fn shared(plan: &Plan) -> Outcome {
+    let _attention = ATTENTION.read().unwrap_or_else(PoisonError::into_inner);
+    outcome(plan)
 }
 
 fn outcome(plan: &Plan) -> Outcome {

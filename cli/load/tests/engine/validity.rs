@@ -5,7 +5,7 @@ use std::time::Duration;
 use meshctl_load::plan::{Arrivals, Plan};
 
 use crate::server::{Reply, Server, ok};
-use crate::{due, outcome, plan};
+use crate::{due, plan, shared};
 
 #[test]
 fn a_rate_that_nobody_could_send_is_invalid() {
@@ -15,7 +15,7 @@ fn a_rate_that_nobody_could_send_is_invalid() {
         timeout: Duration::from_millis(200),
         ..plan(&server, Arrivals::Open { per_second: 3_000_000.0 })
     };
-    let report = outcome(&plan).report;
+    let report = shared(&plan).report;
     assert!(!report.validity.valid);
     assert_eq!((report.latency_ms, report.uncorrected_latency_ms), (None, None));
     // All that was due is accounted for, also what was never begun.
@@ -34,7 +34,7 @@ fn requests_that_found_no_connection_are_not_sent_and_the_run_is_invalid() {
         timeout: Duration::from_millis(200),
         ..plan(&server, Arrivals::Open { per_second: 100.0 })
     };
-    let report = outcome(&plan).report;
+    let report = shared(&plan).report;
     assert_eq!(report.succeeded, 0);
     let (timeouts, not_sent) = (report.errors["timeout"], report.errors["notSent"]);
     assert_eq!(timeouts + not_sent, report.requests);
@@ -47,6 +47,6 @@ fn requests_that_found_no_connection_are_not_sent_and_the_run_is_invalid() {
 #[test]
 fn a_run_that_is_over_before_anything_was_due_is_invalid() {
     let server = Server::start(async |_| Reply::Send(ok("")));
-    let report = outcome(&plan(&server, Arrivals::Open { per_second: 0.000_001 })).report;
+    let report = shared(&plan(&server, Arrivals::Open { per_second: 0.000_001 })).report;
     assert!(report.validity.reasons.iter().any(|reason| reason.contains("nothing was measured")), "{report:?}");
 }
