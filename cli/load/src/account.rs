@@ -83,7 +83,7 @@ pub(crate) fn draw_up(
         }
         .into(),
         offered_per_s: per_s(record.requests),
-        achieved_per_s: per_s(record.succeeded),
+        achieved_per_s: per_s(record.came_in_time),
         connections: plan.connections,
         duration_s: measured / 1e9,
         requests: record.requests,

@@ -184,3 +184,77 @@ fn write(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
     Ok(written)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::poller::monotonic;
+
+    const A_MINUTE: u64 = 60_000_000_000;
+
+    /// Until the connection is open.
+    fn open(connection: &mut Connection<()>, to: SocketAddr, source: Option<IpAddr>, poller: &mut Poller) {
+        connection.connect(to, source, poller, 0).expect("it begins to connect");
+        let mut events = Vec::new();
+        while connection.is_connecting() {
+            poller.wait(monotonic() + A_MINUTE, &mut events).expect("it waits");
+            for event in events.iter().filter(|event| connection.is_meant(event)).collect::<Vec<_>>() {
+                connection.connected(event).transpose().expect("it connects");
+            }
+        }
+    }
+
+    #[test]
+    fn it_comes_from_the_address_that_it_was_given() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let to = listener.local_addr().expect("its address");
+        let source = IpAddr::from([127, 1, 0, 3]);
+        let mut poller = Poller::new().expect("a poller");
+        let mut connection = Connection::new();
+        open(&mut connection, to, Some(source), &mut poller);
+        assert!(connection.is_open());
+        assert_eq!(listener.accept().expect("it came").1.ip(), source);
+    }
+
+    #[test]
+    fn news_of_a_former_socket_is_not_taken_for_news_of_this_one() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let to = listener.local_addr().expect("its address");
+        let mut poller = Poller::new().expect("a poller");
+        let mut connection = Connection::<()>::new();
+        open(&mut connection, to, None, &mut poller);
+        drop(listener.accept().expect("it came"));
+        let mut events = Vec::new();
+        while !events.iter().any(|event: &Event| event.hung_up) {
+            poller.wait(monotonic() + A_MINUTE, &mut events).expect("it waits");
+        }
+        assert!(events.iter().all(|event| connection.is_meant(event)));
+        open(&mut connection, to, None, &mut poller);
+        assert!(!events.iter().any(|event| connection.is_meant(event)));
+    }
+
+    #[test]
+    fn a_request_larger_than_the_sockets_buffer_goes_out_whole() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let to = listener.local_addr().expect("its address");
+        let mut poller = Poller::new().expect("a poller");
+        let mut connection = Connection::<()>::new();
+        open(&mut connection, to, None, &mut poller);
+        let request: Vec<u8> = (0..20_000_000u32).map(|i| i as u8).collect();
+        connection.write(&request).expect("the first part");
+        assert!(!connection.unwritten.is_empty());
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            listener.accept().and_then(|(mut stream, _)| stream.read_to_end(&mut all)).map(|_| all)
+        });
+        let mut events = Vec::new();
+        while !connection.unwritten.is_empty() {
+            poller.wait(monotonic() + A_MINUTE, &mut events).expect("it waits");
+            connection.flush().expect("the next part");
+        }
+        connection.close();
+        assert!(reader.join().expect("no panic").expect("all was read") == request);
+    }
+}

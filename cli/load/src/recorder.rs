@@ -72,6 +72,8 @@ pub(crate) struct Recorder {
     pub lag: Histogram<u64>,
     pub requests: u64,
     pub succeeded: u64,
+    /// Successes that came within the window, whenever they were due.
+    pub came_in_time: u64,
     pub errors: BTreeMap<Cause, u64>,
     pub by_template: Vec<u64>,
     pub incomplete: u64,
@@ -96,6 +98,7 @@ impl Recorder {
             lag: histogram(),
             requests: 0,
             succeeded: 0,
+            came_in_time: 0,
             errors: BTreeMap::new(),
             by_template: vec![0; templates],
             incomplete: 0,
@@ -114,6 +117,7 @@ impl Recorder {
         if outcome != Err(Cause::NotSent) {
             self.residence += u128::from(window.overlap(request.sent, now));
         }
+        self.came_in_time += u64::from(outcome.is_ok() && window.contains(now));
         if !window.contains(request.intended) {
             return;
         }
@@ -182,6 +186,7 @@ impl Recorder {
         }
         self.requests += other.requests;
         self.succeeded += other.succeeded;
+        self.came_in_time += other.came_in_time;
         for (cause, count) in other.errors {
             *self.errors.entry(cause).or_default() += count;
         }
@@ -268,9 +273,10 @@ mod tests {
         let mut recorder = Recorder::new(1);
         recorder.finished(WINDOW, &request(999_999, 999_999), Ok(200), 2_000_000);
         recorder.finished(WINDOW, &request(11_000_000, 11_000_000), Ok(200), 12_000_000);
-        assert_eq!((recorder.requests, recorder.corrected.len()), (0, 0));
+        assert_eq!((recorder.requests, recorder.corrected.len(), recorder.came_in_time), (0, 0, 1));
         recorder.finished(WINDOW, &request(10_999_999, 11_500_000), Ok(200), 15_000_000);
         assert_eq!((recorder.requests, recorder.succeeded, recorder.by_template[0]), (1, 1, 1));
+        assert_eq!(recorder.came_in_time, 1);
         assert!(recorder.corrected.equivalent(recorder.corrected.max(), 4_000_001));
         assert!(recorder.uncorrected.equivalent(recorder.uncorrected.max(), 3_500_000));
     }

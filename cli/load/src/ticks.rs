@@ -41,7 +41,9 @@ impl<'a> Ticks<'a> {
             at if at < self.ramp => "ramp",
             at if at < self.window.from => "warm-up",
             at if at < end => "measuring",
-            _ if self.gauges.iter().all(|gauge| gauge.settled.load(Relaxed)) => "completing",
+            _ if self.sum(|it| &it.pending) > 0 && self.gauges.iter().all(|it| it.settled.load(Relaxed)) => {
+                "completing"
+            }
             _ => "measuring",
         };
         self.tick(phase, elapsed, end)

@@ -45,10 +45,13 @@ pub(crate) fn judge(evidence: &Evidence) -> Validity {
     let e = evidence;
     let mut reasons = Vec::new();
     if e.measured_s <= 0.0 || e.requests == 0 {
-        reasons.push(format!(
-            "nothing was measured: {} requests were due in {:.1} s; let it run longer than its ramp and warm-up, or raise the rate",
+        // Whatever else was wrong, there is nothing that it could have spoilt.
+        let reason = format!(
+            "nothing was measured: {} requests were due in {:.1} s; let it run longer, beyond its ramp and warm-up, or raise \
+             the rate",
             e.requests, e.measured_s
-        ));
+        );
+        return Validity { valid: false, reasons: vec![reason] };
     }
     let waited = match e.waiting {
         waiting if waiting >= 0.1 => format!(

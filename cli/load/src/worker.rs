@@ -1,6 +1,6 @@
 //! One thread with its share of the connections and of the schedule: an event loop that sends what is due and reads what comes.
 //!
-//! *Which connection takes a request?* In an open loop any idle one, drawn at random; where none is idle, requests wait in the
+//! *Which connection takes a request?* In an open loop any idle one of its thread, drawn at random; where none is idle, requests wait in the
 //! order of their intended times for the first that becomes so. An independent user would not wait for another's answer, so
 //! a request is not tied to a connection that happens to be busy; what it waits because all are busy counts in its latency. In
 //! a closed loop each connection sends its next request when it has its answer.
