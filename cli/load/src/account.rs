@@ -71,8 +71,8 @@ pub(crate) fn draw_up(
     };
     let asynchronous = plan.requests.iter().any(|request| request.completion.is_some());
     let mut requests_by_name = std::collections::BTreeMap::new();
-    for (request, count) in plan.requests.iter().zip(&record.by_template) {
-        *requests_by_name.entry(request.name.clone()).or_default() += count;
+    for (request, share) in plan.requests.iter().zip(&record.by_template) {
+        *requests_by_name.entry(request.name.clone()).or_default() += share.requests;
     }
     let headline = |histogram: &Histogram<u64>| latency(histogram).filter(|_| validity.valid);
     let report = Report {
@@ -115,6 +115,7 @@ pub(crate) fn draw_up(
         corrected: record.corrected,
         uncorrected: record.uncorrected,
         completion: record.completion,
+        shares: record.by_template,
     }
 }
 

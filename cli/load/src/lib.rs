@@ -48,6 +48,20 @@ pub struct Outcome {
     pub uncorrected: Histogram<u64>,
     /// Nanoseconds from the intended send time until the effect showed; empty where no flow ends in a channel.
     pub completion: Histogram<u64>,
+    /// Of each of the plan's requests, in their order.
+    pub shares: Vec<Share>,
+}
+
+/// What one kind of request has of the whole; histograms as in [`Outcome`]. Requests that were never taken from the schedule are
+/// of no kind.
+#[derive(Clone, Debug)]
+pub struct Share {
+    pub requests: u64,
+    pub succeeded: u64,
+    /// Accepted and not completed in time.
+    pub incomplete: u64,
+    pub corrected: Histogram<u64>,
+    pub completion: Histogram<u64>,
 }
 
 /// Ends a run early, from any thread or task. What was sent until then is waited for (at most the plan's `timeout`) and

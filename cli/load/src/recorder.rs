@@ -9,6 +9,7 @@ use std::fmt;
 
 use hdrhistogram::Histogram;
 
+use crate::Share;
 use crate::completion::Effect;
 use crate::schedule::Window;
 
@@ -75,7 +76,7 @@ pub(crate) struct Recorder {
     /// Successes that came within the window, whenever they were due.
     pub came_in_time: u64,
     pub errors: BTreeMap<Cause, u64>,
-    pub by_template: Vec<u64>,
+    pub by_template: Vec<Share>,
     pub incomplete: u64,
     /// Answers without the field that the completion asks with, and its name.
     pub without_field: Option<(String, u64)>,
@@ -100,7 +101,7 @@ impl Recorder {
             succeeded: 0,
             came_in_time: 0,
             errors: BTreeMap::new(),
-            by_template: vec![0; templates],
+            by_template: vec![Share::default(); templates],
             incomplete: 0,
             without_field: None,
             bytes: 0,
@@ -122,13 +123,16 @@ impl Recorder {
             return;
         }
         self.requests += 1;
-        self.by_template[usize::from(request.template)] += 1;
+        let share = &mut self.by_template[usize::from(request.template)];
+        share.requests += 1;
         let latency = now.saturating_sub(request.intended);
         let example = Example { latency, trace: request.trace, template: request.template, outcome };
         match outcome {
             Ok(_) => {
                 self.succeeded += 1;
                 self.corrected.saturating_record(latency);
+                share.succeeded += 1;
+                share.corrected.saturating_record(latency);
                 self.uncorrected.saturating_record(now.saturating_sub(request.sent));
                 if self.slowest.len() < EXAMPLES {
                     self.slowest.push(Reverse(example));
@@ -152,9 +156,17 @@ impl Recorder {
         }
     }
 
+    /// The effect of an accepted request shows.
+    pub fn completed(&mut self, effect: &Effect, now: u64) {
+        let latency = now.saturating_sub(effect.intended);
+        self.completion.saturating_record(latency);
+        self.by_template[usize::from(effect.template)].completion.saturating_record(latency);
+    }
+
     /// The effect of an accepted request has not shown in its time.
     pub fn incomplete(&mut self, effect: &Effect, now: u64) {
         self.incomplete += 1;
+        self.by_template[usize::from(effect.template)].incomplete += 1;
         let (latency, outcome) = (now.saturating_sub(effect.intended), Err(Cause::Incomplete));
         self.failed(Example { latency, trace: effect.trace, template: effect.template, outcome });
     }
@@ -191,7 +203,11 @@ impl Recorder {
             *self.errors.entry(cause).or_default() += count;
         }
         for (ours, theirs) in self.by_template.iter_mut().zip(other.by_template) {
-            *ours += theirs;
+            ours.requests += theirs.requests;
+            ours.succeeded += theirs.succeeded;
+            ours.incomplete += theirs.incomplete;
+            let _ = ours.corrected.add(theirs.corrected);
+            let _ = ours.completion.add(theirs.completion);
         }
         self.incomplete += other.incomplete;
         if let Some((field, count)) = other.without_field {
@@ -224,6 +240,12 @@ impl Recorder {
         }
         ranked.sort_by_key(|(rank, _)| *rank);
         ranked.into_iter().take(EXAMPLES).map(|(_, example)| example).collect()
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { requests: 0, succeeded: 0, incomplete: 0, corrected: histogram(), completion: histogram() }
     }
 }
 
@@ -275,7 +297,7 @@ mod tests {
         recorder.finished(WINDOW, &request(11_000_000, 11_000_000), Ok(200), 12_000_000);
         assert_eq!((recorder.requests, recorder.corrected.len(), recorder.came_in_time), (0, 0, 1));
         recorder.finished(WINDOW, &request(10_999_999, 11_500_000), Ok(200), 15_000_000);
-        assert_eq!((recorder.requests, recorder.succeeded, recorder.by_template[0]), (1, 1, 1));
+        assert_eq!((recorder.requests, recorder.succeeded, recorder.by_template[0].requests), (1, 1, 1));
         assert_eq!(recorder.came_in_time, 1);
         assert!(recorder.corrected.equivalent(recorder.corrected.max(), 4_000_001));
         assert!(recorder.uncorrected.equivalent(recorder.uncorrected.max(), 3_500_000));

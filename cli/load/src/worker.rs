@@ -463,7 +463,7 @@ impl<'a> Worker<'a> {
             }
             Some(Job::Ask { effect, .. }) => {
                 if outcome == Ok(200) {
-                    self.recorder.completion.saturating_record(now.saturating_sub(effect.intended));
+                    self.recorder.completed(&effect, now);
                 } else {
                     self.await_effect(effect, now);
                 }
