@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub mod breakers;
+pub mod flows;
 pub mod messages;
 pub mod traces;
 pub mod vitals;

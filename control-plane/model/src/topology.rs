@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Bytes, Percent, Rate, Span};
 
 mod channels;
+mod flows;
 pub use channels::{
     BACKOFF, BrokerProvider, Channel, Couriers, DeadLetter, DeadLetterAlert, DeliveryRetry, EmbeddedBroker,
     MAX_MESSAGE, MAX_SIZE, Ordered, Subscription,
 };
+pub use flows::{Done, DoneWhen, Flow, FlowMode, FlowRequest, Slo};
 
 /// The reference services that come with meshctl.
 pub const BUILTINS: [&str; 5] = ["billing", "hello", "inventory", "orders", "shipping"];
@@ -45,6 +47,10 @@ pub struct Topology {
     pub routes: Vec<Route>,
     /// How services send each other messages, by name: `order.placed`.
     pub channels: BTreeMap<String, Channel>,
+    /// What those who use the system do with it, by name: what `meshctl loadtest` sends.
+    pub flows: BTreeMap<String, Flow>,
+    /// What those who use the system may expect.
+    pub slo: Vec<Slo>,
 }
 
 /// Who plays each part of the system.

@@ -11,6 +11,7 @@ mod failing;
 mod faults;
 mod gateway;
 mod gateways;
+mod loadtest;
 mod messages;
 mod output;
 mod polyglot;

@@ -40,6 +40,7 @@ const COMMANDS: &[&[&str]] = &[
     &["channel", "pause"],
     &["channel", "resume"],
     &["ledger"],
+    &["loadtest"],
     &["dlq"],
     &["dlq", "ls"],
     &["dlq", "show"],

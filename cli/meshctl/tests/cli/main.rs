@@ -5,6 +5,7 @@ mod down;
 mod fixtures;
 mod help;
 mod letters;
+mod load;
 mod look;
 mod messages;
 mod silent;

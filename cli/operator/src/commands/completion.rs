@@ -56,6 +56,13 @@ pub(super) fn channel_names() -> ArgValueCompleter {
     })
 }
 
+/// Completes the names of flows.
+pub(super) fn flow_names() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| Some(client.flows().await.ok()?.items.into_iter().map(|flow| flow.name).collect()))
+    })
+}
+
 /// Completes the names of channels and, with a slash, of their subscriptions.
 pub(super) fn subscription_names() -> ArgValueCompleter {
     completer(|| {

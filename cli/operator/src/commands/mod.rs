@@ -13,6 +13,7 @@ mod events;
 mod get;
 mod init;
 mod ledger;
+mod loadtest;
 mod logs;
 mod man;
 mod nouns;
@@ -72,6 +73,7 @@ pub enum Command {
     #[command(subcommand)]
     Channel(channel::Command),
     Ledger(ledger::Args),
+    Loadtest(Box<loadtest::Args>),
     #[command(subcommand)]
     Dlq(dlq::Command),
     #[command(subcommand)]
@@ -125,6 +127,7 @@ impl Command {
             Self::Breaker(command) => breaker::run(session, command).await,
             Self::Channel(command) => channel::run(session, command).await,
             Self::Ledger(args) => ledger::run(session, args).await,
+            Self::Loadtest(args) => loadtest::run(session, *args).await,
             Self::Dlq(command) => dlq::run(session, command).await,
             Self::Replay(command) => replay::run(session, command).await,
             Self::Audit(args) => audit::run(session, &args).await,

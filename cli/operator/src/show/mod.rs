@@ -2,6 +2,8 @@
 
 mod dead_letters;
 mod describe;
+pub(crate) mod load;
+mod load_picture;
 mod messages;
 mod system;
 mod traffic;

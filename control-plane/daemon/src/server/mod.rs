@@ -6,6 +6,7 @@ mod breakers;
 mod changes;
 mod channels;
 mod deadletters;
+mod flows;
 mod ledger;
 mod logs;
 pub mod looks;
@@ -144,6 +145,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(breakers::trip))
         .routes(routes!(breakers::hold))
         .routes(routes!(breakers::reset))
+        .routes(routes!(flows::flows))
         .routes(routes!(ledger::ledger))
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))

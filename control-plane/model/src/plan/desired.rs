@@ -10,6 +10,7 @@ use super::ports::{PortRange, Ports};
 use super::routing::{edge_name, route_rules};
 use crate::GATEWAY;
 use crate::delivery::Channel;
+use crate::flow::{Flow, flows};
 use crate::instance::{Check, InstanceSpec, Probe, Program, SpecEnv};
 use crate::policy::Policy;
 use crate::snapshot::{Limits, RouteRule};
@@ -33,6 +34,9 @@ pub struct Desired {
     /// By name.
     #[serde(default)]
     pub channels: BTreeMap<String, Channel>,
+    /// By name. Nothing runs differently for them.
+    #[serde(default)]
+    pub flows: BTreeMap<String, Flow>,
     /// How long a registration from outside lives by default.
     pub lease: Span,
     pub ports: PortRange,
@@ -136,6 +140,7 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
         routes: route_rules(topology),
         edges,
         channels,
+        flows: flows(topology),
         lease: registry.lease.unwrap_or(Span::from_secs(30)),
         ports: ports.range,
     })
