@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod registry;
 pub mod runtime;
 pub mod socket_path;
+pub mod spans;
 
 /// A future that a driver returns: boxed, so that the contracts stay object-safe.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

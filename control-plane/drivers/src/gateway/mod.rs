@@ -4,6 +4,7 @@
 use meshctl_model::snapshot::{GatewayEvent, GatewayStatus, Snapshot};
 
 use crate::Pending;
+use crate::spans::Spans;
 
 pub mod conformance;
 pub mod embedded;
@@ -38,6 +39,20 @@ pub trait Gateway: Send + Sync {
     /// # Errors
     /// When the gateway does not answer.
     fn events(&self) -> Pending<'_, Result<tokio::sync::mpsc::Receiver<GatewayEvent>, GatewayError>>;
+
+    /// The spans that the gateway records from now on, and those of the last seconds that nobody has read, until it ends or the
+    /// receiver is dropped. It has one reader: another one takes over, and the first one's stream ends.
+    ///
+    /// # Errors
+    /// When the gateway does not answer.
+    fn spans(&self) -> Pending<'_, Result<tokio::sync::mpsc::Receiver<Spans>, GatewayError>>;
+
+    /// What the gateway still remembers of these traces (32 hexadecimal digits each, at most
+    /// [`RECALL_AT_ONCE`](crate::spans::RECALL_AT_ONCE)), recorded or not: the last seconds.
+    ///
+    /// # Errors
+    /// When the gateway does not answer, and when an id is none or there are too many.
+    fn recall<'a>(&'a self, trace_ids: &'a [String]) -> Pending<'a, Result<Spans, GatewayError>>;
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

@@ -4,7 +4,9 @@
 const LATER: &[(&str, &str, &str)] = &[
     ("Topology", "flows", "business flows"),
     ("Topology", "slo", "service level objectives"),
-    ("Providers", "telemetry", "collecting traces, metrics and logs"),
+    ("TelemetryProvider", "otlp", "sending traces elsewhere"),
+    ("TelemetryProvider", "prometheus", "sending metrics elsewhere"),
+    ("TelemetryProvider", "elasticsearch", "sending logs elsewhere"),
     ("RuntimeProvider", "docker", "the docker runtime"),
     ("RuntimeProvider", "kubernetes", "the kubernetes runtime"),
     ("GatewayProvider", "envoy", "the envoy gateway"),

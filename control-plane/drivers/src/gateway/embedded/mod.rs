@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{Gateway, GatewayError};
 use crate::Pending;
 use crate::socket_path::SocketPath;
+use crate::spans::{self, Spans};
 
 pub mod place;
 
@@ -31,6 +32,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const LARGEST_ANSWER: usize = 64 << 20;
 /// Events that the receiver has not taken yet; beyond it the gateway's own backlog fills, and then cuts us off.
 const EVENTS_WAITING: usize = 256;
+/// Batches of spans, likewise; what the gateway then loses it counts.
+const SPANS_WAITING: usize = 16;
 
 /// One gateway process.
 #[derive(Clone, Debug)]
@@ -65,6 +68,16 @@ impl EmbeddedGateway {
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| self.refused(e.to_string()))?;
         sender.send_request(request).await.map_err(|e| self.unreachable(&e))
+    }
+
+    /// A response whose body goes on for as long as the gateway does.
+    async fn endless(&self, path: &str, what: &'static str) -> Result<Response<Incoming>, GatewayError> {
+        let answer = tokio::time::timeout(STATUS_WITHIN, self.request(Method::GET, path, Vec::new())).await;
+        let response = answer.unwrap_or_else(|_| Err(self.timed_out(what, STATUS_WITHIN)))?;
+        if !response.status().is_success() {
+            return Err(self.refused(format!("{what} was answered {}", response.status())));
+        }
+        Ok(response)
     }
 
     /// One whole exchange.
@@ -141,16 +154,35 @@ impl Gateway for EmbeddedGateway {
 
     fn events(&self) -> Pending<'_, Result<mpsc::Receiver<GatewayEvent>, GatewayError>> {
         Box::pin(async move {
-            let what = "telling its events";
-            let request = self.request(Method::GET, "/events", Vec::new());
-            let answer = tokio::time::timeout(STATUS_WITHIN, request).await;
-            let response = answer.unwrap_or_else(|_| Err(self.timed_out(what, STATUS_WITHIN)))?;
-            if !response.status().is_success() {
-                return Err(self.refused(format!("{what} was answered {}", response.status())));
-            }
+            let response = self.endless("/events", "telling its events").await?;
             let (events, receiver) = mpsc::channel(EVENTS_WAITING);
             tokio::spawn(forward(response.into_body(), events, self.id.clone()));
             Ok(receiver)
+        })
+    }
+
+    fn spans(&self) -> Pending<'_, Result<mpsc::Receiver<Spans>, GatewayError>> {
+        Box::pin(async move {
+            let response = self.endless("/spans", "telling its spans").await?;
+            let (batches, receiver) = mpsc::channel(SPANS_WAITING);
+            tokio::spawn(spans::forward(response.into_body(), batches, self.id.clone()));
+            Ok(receiver)
+        })
+    }
+
+    fn recall<'a>(&'a self, trace_ids: &'a [String]) -> Pending<'a, Result<Spans, GatewayError>> {
+        Box::pin(async move {
+            let what = "recalling traces";
+            let exchange = async {
+                let response = self.request(Method::GET, &spans::recall_path(trace_ids), Vec::new()).await?;
+                if !response.status().is_success() {
+                    return Err(self.refused(format!("{what} was answered {}", response.status())));
+                }
+                let unreachable = |why| GatewayError::Unreachable { id: self.id.clone(), why };
+                spans::one(response.into_body()).await.map_err(unreachable)
+            };
+            let answered = tokio::time::timeout(STATUS_WITHIN, exchange).await;
+            answered.unwrap_or_else(|_| Err(self.timed_out(what, STATUS_WITHIN)))
         })
     }
 }
