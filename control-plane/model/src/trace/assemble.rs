@@ -216,7 +216,7 @@ impl Forest {
                 start_ms: millis(item.start - start),
                 duration_ms: millis(end - item.start),
                 self_ms: millis(own[at]),
-                critical: on_path[at],
+                critical_ms: on_path[at].map(millis),
                 shifted_ms: millis(item.shifted),
             });
         }

@@ -72,7 +72,7 @@ fn drawn(tree: &Tree) -> Vec<String> {
                 format!("wait for {cause} at {}{}", wait.at, if wait.open { " (open)" } else { "" })
             }
         };
-        let critical = if node.critical { " *" } else { "" };
+        let critical = if node.critical_ms.is_some() { " *" } else { "" };
         format!("{} {name} {}+{}{critical}", node.depth, node.start_ms, node.duration_ms)
     };
     tree.nodes.iter().map(line).collect()
@@ -100,6 +100,8 @@ fn a_chain_of_requests_is_a_tree_with_its_critical_path() {
     assert_eq!((tree.duration_ms, tree.latency_ms()), (100.0, Some(100.0)));
     let own: Vec<f64> = tree.nodes.iter().map(|node| node.self_ms).collect();
     assert_eq!(own, [20.0, 80.0 - 32.0 - 20.0, 5.0, 30.0, 20.0]);
+    let path: Vec<f64> = tree.nodes.iter().filter_map(|node| node.critical_ms).collect();
+    assert_eq!(path, [20.0, 30.0, 30.0, 20.0], "all of the hundred");
 }
 
 #[test]
@@ -303,8 +305,8 @@ proptest! {
                 Some(parent) => prop_assert!(parent < at && tree.nodes[parent].depth + 1 == node.depth),
                 None => prop_assert_eq!(at, 0),
             }
-            if let Some(parent) = node.parent.filter(|_| node.critical) {
-                prop_assert!(tree.nodes[parent].critical, "the path leads from the root");
+            if let Some(parent) = node.parent.filter(|_| node.critical_ms.is_some()) {
+                prop_assert!(tree.nodes[parent].critical_ms.is_some(), "the path leads from the root");
             }
             prop_assert!(node.start_ms >= 0.0 && node.duration_ms >= 0.0 && node.self_ms <= node.duration_ms);
         }

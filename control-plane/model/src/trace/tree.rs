@@ -49,8 +49,9 @@ pub struct Node {
     pub duration_ms: f64,
     /// The part of its duration in which none of its children ran.
     pub self_ms: f64,
-    /// Whether it determined when everything ended: had it been shorter, the end would have come earlier.
-    pub critical: bool,
+    /// On the critical path, the chain that determined when everything ended: how much of it was this and nothing below it.
+    /// Of all nodes together that is the whole time.
+    pub critical_ms: Option<f64>,
     /// By how much its clock was put forward, because it would have begun before what caused it.
     pub shifted_ms: f64,
 }
