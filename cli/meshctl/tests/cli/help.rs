@@ -51,6 +51,7 @@ const COMMANDS: &[&[&str]] = &[
     &["replay", "pause"],
     &["replay", "resume"],
     &["replay", "cancel"],
+    &["trace"],
     &["audit"],
     &["check"],
     &["version"],

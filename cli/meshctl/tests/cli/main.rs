@@ -9,3 +9,4 @@ mod look;
 mod messages;
 mod silent;
 mod support;
+mod traces;
