@@ -1,5 +1,7 @@
 //! Traces as the API shows them.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use meshctl_api::error::{ApiError, ErrorCode};
 use meshctl_api::view::traces::{Trace, TraceList, TraceQuery, TraceStore};
@@ -32,8 +34,8 @@ impl Traces {
         if shown.as_ref().is_none_or(|trace| !trace.complete) {
             let of_shown = shown.iter().flat_map(|trace| trace.joined.iter().chain([&trace.trace_id]).cloned());
             let asked_for = id::trace(asked).map(id::trace_text).into_iter().chain(of_shown);
-            let ids: std::collections::BTreeSet<String> = asked_for.collect();
-            let heard = recall(&self.processes, &Vec::from_iter(ids)).await;
+            let ids: Vec<String> = BTreeSet::from_iter(asked_for).into_iter().collect();
+            let heard = if ids.is_empty() { Vec::new() } else { recall(&self.processes, &ids).await };
             if !heard.is_empty() {
                 for read in heard {
                     self.store.write(read.batch).await;
