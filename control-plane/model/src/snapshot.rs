@@ -43,6 +43,12 @@ pub struct Tracing {
     pub slow_ms: u64,
 }
 
+impl Tracing {
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Default for Tracing {
     fn default() -> Self {
         Self { traces_per_s: 100.0, slow_ms: 500 }

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use meshctl_drivers::spans::Spans;
 use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::listener::Held;
 use crate::metrics::{Totals, Vitals};
 use crate::plan::{Memory, Plan};
+use crate::spans::{Reading, Remembered, Source, encode};
 use crate::worker::{Command, Shared};
 use crate::{disk, holder, listener};
 
@@ -27,6 +29,7 @@ pub(crate) struct Control {
     workers: RefCell<Vec<mpsc::Sender<Command>>>,
     state: Mutex<State>,
     draining: Cell<bool>,
+    reading: Reading,
 }
 
 struct State {
@@ -90,6 +93,7 @@ impl Control {
             workers: RefCell::new(workers),
             state: Mutex::new(state),
             draining: Cell::new(false),
+            reading: Reading::default(),
         }
     }
 
@@ -300,8 +304,48 @@ impl Control {
         self.workers.borrow_mut().clear();
     }
 
+    /// Has every thread give spans; one that is gone gives none.
+    async fn gather(&self, command: impl Fn(oneshot::Sender<Vec<Remembered>>) -> Command) -> Vec<Remembered> {
+        let gathered = self.workers().into_iter().map(|worker| {
+            let (done, spans) = oneshot::channel();
+            let command = command(done);
+            async move {
+                worker.send(command).await.ok()?;
+                spans.await.ok()
+            }
+        });
+        futures_util::future::join_all(gathered).await.into_iter().flatten().flatten().collect()
+    }
+
+    async fn encode(&self, remembered: &[Remembered]) -> Spans {
+        let dropped = self.spans_dropped();
+        encode(meshctl_model::GATEWAY, &self.state.lock().await.memory.names, remembered, dropped)
+    }
+
+    /// Those that were recorded and that no reader got.
+    pub(crate) fn spans_dropped(&self) -> u64 {
+        self.vital(|vitals| &vitals.spans_dropped) + self.reading.lost()
+    }
+
     fn workers(&self) -> Vec<mpsc::Sender<Command>> {
         self.workers.borrow().clone()
+    }
+}
+
+impl Source for Control {
+    fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    async fn take(&self) -> (Spans, usize) {
+        let taken = self.gather(|done| Command::TakeSpans { done }).await;
+        (self.encode(&taken).await, taken.len())
+    }
+
+    async fn recall(&self, traces: Vec<u128>) -> Spans {
+        let traces: Arc<[u128]> = traces.into();
+        let recalled = self.gather(|done| Command::RecallSpans { traces: Arc::clone(&traces), done }).await;
+        self.encode(&recalled).await
     }
 }
 

@@ -35,6 +35,7 @@ mod rate_limit;
 mod retry;
 mod route;
 mod socket;
+mod spans;
 mod stack;
 mod trace;
 mod upgrade;

@@ -129,6 +129,8 @@ pub(crate) struct Vitals {
     pub(crate) upstream_connections: AtomicU64,
     pub(crate) upstream_opened: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
+    pub(crate) spans_recorded: AtomicU64,
+    pub(crate) spans_dropped: AtomicU64,
 }
 
 #[cfg(test)]

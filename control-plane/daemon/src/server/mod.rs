@@ -12,6 +12,7 @@ mod messages;
 mod metrics;
 mod registry;
 mod replays;
+mod traces;
 mod watch;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::control::{Control, Message, Reply};
 use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
 use crate::messaging::Messaging;
+use crate::traces::Traces;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -48,6 +50,7 @@ pub struct Shared {
     pub messaging: Messaging,
     pub dead_letters: DeadLetters,
     pub audit: Audit,
+    pub traces: Traces,
 }
 
 /// An error on its way out.
@@ -153,6 +156,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(replays::resume))
         .routes(routes!(replays::cancel))
         .routes(routes!(audit::audit))
+        .routes(routes!(traces::list, traces::take))
+        .routes(routes!(traces::show))
 }
 
 /// The document that is served at `/openapi.json` and kept in `control-plane/api/openapi.json`.

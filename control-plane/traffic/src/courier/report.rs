@@ -162,7 +162,8 @@ impl Report {
         CourierStatus { connected: self.connected(), subscriptions }
     }
 
-    pub(crate) fn metrics(&self) -> String {
+    /// `spans`: recorded so far, and lost of these.
+    pub(crate) fn metrics(&self, spans: (u64, u64)) -> String {
         let mut page = String::new();
         let published = self.published.borrow();
         let channels: Vec<(String, &Published)> =
@@ -211,6 +212,14 @@ impl Report {
         family(&mut page, "meshctl_courier_connected", "gauge", help, |put| {
             put("", f64::from(u8::from(self.connected())));
         });
+        for (name, help, count) in [
+            ("recorded", "Spans recorded.", spans.0),
+            ("dropped", "Spans recorded, and lost before anybody read them.", spans.1),
+        ] {
+            family(&mut page, &format!("meshctl_courier_spans_{name}_total"), "counter", help, |put| {
+                put("", count as f64);
+            });
+        }
         process(&mut page);
         page
     }
