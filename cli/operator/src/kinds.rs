@@ -4,9 +4,11 @@ use futures_util::{TryStreamExt, stream::FuturesOrdered};
 use jiff::Timestamp;
 use meshctl_api::client::Client;
 use meshctl_api::view::messages::{DeadLetterQuery, MessageQuery};
+use meshctl_api::view::traces::TraceQuery;
 
 use crate::failure::Failure;
 use crate::show::{self, Listing};
+use crate::traces::resolve;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -26,12 +28,13 @@ pub(crate) enum Kind {
     Replay,
     Ledger,
     Audit,
+    Trace,
 }
 
 /// How a kind is called: singular, plural, short, and in documents.
 struct Names(Kind, &'static str, &'static str, &'static str, &'static str);
 
-const NAMES: [Names; 16] = [
+const NAMES: [Names; 17] = [
     Names(Kind::Service, "service", "services", "svc", "Service"),
     Names(Kind::Instance, "instance", "instances", "inst", "Instance"),
     Names(Kind::Route, "route", "routes", "rt", "Route"),
@@ -48,6 +51,7 @@ const NAMES: [Names; 16] = [
     Names(Kind::Replay, "replay", "replays", "replay", "Replay"),
     Names(Kind::Ledger, "ledgerentry", "ledger", "ledger", "LedgerEntry"),
     Names(Kind::Audit, "auditentry", "audit", "audit", "AuditEntry"),
+    Names(Kind::Trace, "trace", "traces", "tr", "Trace"),
 ];
 
 /// How many events a list shows.
@@ -116,6 +120,7 @@ impl Kind {
             Self::Replay => show::replays(client.replays().await?.items, now),
             Self::Ledger => show::ledger(client.ledger().await?.items),
             Self::Audit => show::audit(client.audit(None).await?.items, now),
+            Self::Trace => show::traces(client.traces(&TraceQuery::default()).await?.items, now),
         })
     }
 
@@ -142,14 +147,18 @@ impl Kind {
                 }
                 Ok(listing)
             }
+            Self::Trace if !names.is_empty() => {
+                let traces = names.iter().map(|id| resolve(client, id)).collect::<FuturesOrdered<_>>();
+                Ok(show::whole_traces(traces.try_collect().await?, now))
+            }
             _ => self.list(client).await?.only(names),
         }
     }
 
     /// Whether things of this kind change without an event that tells of it.
     pub(crate) fn changes_silently(self) -> bool {
-        use Kind::{Audit, Channel, DeadLetter, Ledger, Message, Replay, Subscription};
-        matches!(self, Channel | Subscription | Message | DeadLetter | Replay | Ledger | Audit)
+        use Kind::{Audit, Channel, DeadLetter, Ledger, Message, Replay, Subscription, Trace};
+        matches!(self, Channel | Subscription | Message | DeadLetter | Replay | Ledger | Audit | Trace)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use meshctl_api::view::messages::DeadLetterQuery;
-use meshctl_model::filter::{DEAD_LETTER, FilterError, parse};
+use meshctl_model::filter::{DEAD_LETTER, Field, FilterError, parse};
 use meshctl_model::finding::{Finding, Severity};
 use meshctl_model::load::{SourceFile, Sources};
 
@@ -62,13 +62,19 @@ pub(crate) fn bare(id: &str) -> &str {
     id.strip_prefix("deadletter/").or_else(|| id.strip_prefix("dl/")).unwrap_or(id)
 }
 
-/// Reads a filter, so that a mistake in it is shown like one in a topology: the text, and where in it.
+/// As [`understood_as`], of dead letters.
+pub(crate) fn understood(filter: Option<&str>) -> Result<(), Failure> {
+    understood_as(filter, DEAD_LETTER, "dlq ls")
+}
+
+/// Reads a filter over `fields`, so that a mistake in it is shown like one in a topology: the text, and where in it. The help of
+/// `command` tells the language.
 ///
 /// # Errors
 /// The first mistake.
-pub(crate) fn understood(filter: Option<&str>) -> Result<(), Failure> {
+pub(crate) fn understood_as(filter: Option<&str>, fields: &[Field], command: &str) -> Result<(), Failure> {
     let Some(text) = filter else { return Ok(()) };
-    let Err(FilterError { column, message, help }) = parse(text, DEAD_LETTER) else { return Ok(()) };
+    let Err(FilterError { column, message, help }) = parse(text, fields) else { return Ok(()) };
     let word =
         text.chars().skip(column - 1).take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-')).count();
     let finding = Finding {
@@ -84,7 +90,8 @@ pub(crate) fn understood(filter: Option<&str>) -> Result<(), Failure> {
     };
     let file = SourceFile { name: WHERE.into(), folder: "/".into(), text: text.to_owned() };
     findings::tell(&[finding], &Sources { files: vec![file], ..Sources::default() });
-    Err(Failure::usage("the filter is not understood").hint("`meshctl dlq ls --help` shows the filter language"))
+    Err(Failure::usage("the filter is not understood")
+        .hint(format!("`meshctl {command} --help` shows the filter language")))
 }
 
 /// `1 dead letter`, `42 dead letters`.

@@ -20,6 +20,7 @@ mod replays;
 mod session;
 mod show;
 mod sources;
+mod traces;
 
 pub use args::Globals;
 pub use commands::Command;

@@ -21,6 +21,7 @@ mod settle;
 mod simulation;
 mod state;
 mod store;
+mod traces;
 mod view;
 mod vitals;
 
@@ -53,6 +54,7 @@ use crate::messaging::declare::declare_for_ever;
 use crate::server::Shared;
 use crate::state::State;
 use crate::store::{Remembered, Store, StoreError};
+use crate::traces::{Traces, follow_for_ever};
 use crate::vitals::Samples;
 
 pub use server::openapi;
@@ -107,6 +109,11 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     }
 
     let (sender, messages) = mpsc::channel(INBOX);
+    let (traces, damaged) = Traces::open(&dir.join(place::TRACES), sender.clone())?;
+    if let Some(aside) = damaged {
+        let message = format!("the traces were damaged and are set aside as {aside}; new ones are kept from now on");
+        state.warn("traces.damaged", "traces".into(), message);
+    }
     let audit = Audit::new(letters.clone());
     let dead_letters = DeadLetters::new(letters, sender.clone());
     let hub = Hub::default();
@@ -117,7 +124,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         Messaging { broker: Arc::clone(&broker), letters: dead_letters.clone(), couriers: Couriers::default() };
     let (declaration, declarations) = watch::channel(None);
     let (living, lives) = watch::channel(BTreeMap::new());
-    dead_letters.start(broker, lives);
+    dead_letters.start(broker, lives, traces.clone());
     let kept = dir.join(meshctl_model::delivery::BROKER);
     tokio::spawn(declare_for_ever(declarations, living, messaging.clone(), kept, sender.clone()));
     let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
@@ -143,9 +150,11 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         messaging,
         dead_letters,
         audit,
+        traces: traces.clone(),
         samples: samples.clone(),
     };
     tokio::spawn(ask_for_ever(shared.clone(), couriers));
+    tokio::spawn(follow_for_ever(shared.clone(), traces));
     tokio::spawn(samples.sample_for_ever(shared.clone()));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;

@@ -56,6 +56,9 @@ pub enum Value {
     Number(f64),
     Duration(Span),
     Time(Timestamp),
+    /// What a thing has several of, never what it is compared with: a comparison holds if it does for one of them, and `!=` if
+    /// it does for all.
+    Several(Vec<Value>),
 }
 
 /// Something that may be asked about.
@@ -100,6 +103,21 @@ pub const DEAD_LETTER: &[Field] = &[
     Field { name: "type", kind: Kind::Text },
 ];
 
+/// What traces can be asked about: what lists show of them, and `age`, the time since they began. `service` is any that took
+/// part, `operation` and `latency` are of the first span.
+pub const TRACE: &[Field] = &[
+    Field { name: "age", kind: Kind::Duration },
+    Field { name: "duration", kind: Kind::Duration },
+    Field { name: "errors", kind: Kind::Number },
+    Field { name: "latency", kind: Kind::Duration },
+    Field { name: "operation", kind: Kind::Text },
+    Field { name: "service", kind: Kind::Text },
+    Field { name: "spans", kind: Kind::Number },
+    Field { name: "startAt", kind: Kind::Time },
+    Field { name: "status", kind: Kind::Word(&["ok", "error", "slow", "dead"]) },
+    Field { name: "traceId", kind: Kind::Text },
+];
+
 impl Filter {
     /// Whether it holds for the thing whose fields `lookup` knows; `None` is a field that the thing does not have.
     pub fn matches(&self, lookup: &impl Fn(&str) -> Option<Value>) -> bool {
@@ -132,6 +150,10 @@ impl Operator {
     fn holds(self, found: Option<&Value>, value: &Value) -> bool {
         use std::cmp::Ordering::{Greater, Less};
         let Some(found) = found else { return self == Self::NotEqual };
+        if let Value::Several(all) = found {
+            let mut holds = all.iter().map(|one| self.holds(Some(one), value));
+            return if self == Self::NotEqual { holds.all(|holds| holds) } else { holds.any(|holds| holds) };
+        }
         let order = match (found, value) {
             (Value::Text(found), Value::Text(value)) => {
                 if self == Self::Contains {
@@ -191,6 +213,10 @@ impl fmt::Display for Value {
             Self::Number(number) => write!(f, "{number}"),
             Self::Duration(span) => write!(f, "{span}"),
             Self::Time(time) => write!(f, "{time}"),
+            Self::Several(all) => {
+                let all: Vec<String> = all.iter().map(Self::to_string).collect();
+                f.write_str(&all.join(", "))
+            }
         }
     }
 }
@@ -243,6 +269,26 @@ mod tests {
         ] {
             let filter = parse(text, DEAD_LETTER).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(filter.matches(&letter), holds, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_several_one_is_enough_and_none_is_unequal() {
+        let trace = |field: &str| {
+            let all = ["gateway", "orders"].map(|name| Value::Text(name.into()));
+            (field == "service").then(|| Value::Several(all.to_vec()))
+        };
+        for (text, holds) in [
+            ("service = orders", true),
+            ("service = billing", false),
+            ("service != billing", true),
+            ("service != orders", false),
+            ("service ~ order", true),
+            ("service in (billing, gateway)", true),
+            ("not service = orders", false),
+        ] {
+            let filter = parse(text, TRACE).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(filter.matches(&trace), holds, "{text}");
         }
     }
 

@@ -10,11 +10,13 @@ use crate::units::{Bytes, Percent, Rate, Span};
 
 mod channels;
 mod flows;
+mod telemetry;
 pub use channels::{
     BACKOFF, BrokerProvider, Channel, Couriers, DeadLetter, DeadLetterAlert, DeliveryRetry, EmbeddedBroker,
     MAX_MESSAGE, MAX_SIZE, Ordered, Subscription,
 };
 pub use flows::{Done, DoneWhen, Flow, FlowMode, FlowRequest, Slo};
+pub use telemetry::{EmbeddedTelemetry, TRACES_AT_LEAST, TelemetryProvider};
 
 /// The reference services that come with meshctl.
 pub const BUILTINS: [&str; 5] = ["billing", "hello", "inventory", "orders", "shipping"];
@@ -66,6 +68,8 @@ pub struct Providers {
     pub broker: BrokerProvider,
     /// What delivers messages.
     pub couriers: Couriers,
+    /// What keeps traces.
+    pub telemetry: TelemetryProvider,
 }
 
 /// What starts the services.
@@ -182,7 +186,8 @@ pub struct Service {
     pub port: Option<Port>,
     /// Where the program runs, from the file's folder; by default that folder.
     pub working_dir: Option<String>,
-    /// Environment variables, beside `PORT`, `HOST`, `MESHCTL_SERVICE`, `MESHCTL_INSTANCE`, and of the daemon's own `PATH`,
+    /// Environment variables, beside `PORT`, `HOST`, `MESHCTL_SERVICE`, `MESHCTL_INSTANCE`, where to send spans
+    /// (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL`, `OTEL_SERVICE_NAME`), and of the daemon's own `PATH`,
     /// `HOME`, `USER`, `SHELL`, locale, time zone and temporary folder. Nothing else is inherited.
     pub env: BTreeMap<String, EnvValue>,
     /// How it is known to be ready and alive; by default a TCP connection to its port.

@@ -6,6 +6,19 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::GATEWAY;
+use crate::delivery::{COURIER, DAEMON};
+
+mod assemble;
+mod messages;
+mod path;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use assemble::{Subscriptions, assemble};
+pub use tree::{Gap, Node, Tree, Wait, WaitCause, What};
+
 /// The names of attributes that meshctl itself gives and reads: OpenTelemetry's semantic conventions where it has one.
 pub mod attribute {
     pub const METHOD: &str = "http.request.method";

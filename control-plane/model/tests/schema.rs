@@ -46,7 +46,7 @@ fn examples_satisfy_the_schema() {
 #[test]
 fn the_schema_takes_what_the_loader_takes_and_refuses_what_it_refuses() {
     let taken = "
-providers: { runtime: process, gateway: { embedded: { instances: '${N}', listen: '${L}' } }, mesh: gateway, registry: embedded, broker: embedded, couriers: { instances: '${C}' } }
+providers: { runtime: process, gateway: { embedded: { instances: '${N}', listen: '${L}' } }, mesh: gateway, registry: embedded, broker: embedded, telemetry: { embedded: { keep: 24h, maxSize: 1GiB, sample: 100/s, slow: 500ms, listen: '127.0.0.1:4318' } }, couriers: { instances: '${C}' } }
 defaults: { deadline: '${D:-2s}', retry: { attempts: '${A}', on: [reset, 502, '${O}'] } }
 services:
   a: { builtin: hello, port: '${P}', calls: { b: }, env: { A: 1, B: true, C: 1.5, D: x, E: { file: y }, F: { publishUrlOf: c } }, publishes: [c], health: { tcp: '${T}' } }

@@ -56,6 +56,7 @@ const COMMANDS: &[&[&str]] = &[
     &["replay", "pause"],
     &["replay", "resume"],
     &["replay", "cancel"],
+    &["trace"],
     &["audit"],
     &["check"],
     &["version"],

@@ -10,3 +10,4 @@ mod look;
 mod messages;
 mod silent;
 mod support;
+mod traces;

@@ -7,6 +7,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::{Shell, generate};
 use meshctl_api::client::Client;
 use meshctl_api::view::messages::{Channel, DeadLetterQuery};
+use meshctl_api::view::traces::TraceQuery;
 use meshctl_model::exit;
 
 use crate::failure::Outcome;
@@ -81,7 +82,7 @@ pub(super) fn subscription_names() -> ArgValueCompleter {
 pub(crate) fn dead_letter_ids() -> ArgValueCompleter {
     completer(|| {
         names(async |client| {
-            let query = DeadLetterQuery { limit: Some(LETTERS), ..DeadLetterQuery::default() };
+            let query = DeadLetterQuery { limit: Some(LATEST), ..DeadLetterQuery::default() };
             Some(client.dead_letters(&query).await.ok()?.items.into_iter().map(|letter| letter.id).collect())
         })
     })
@@ -94,8 +95,18 @@ pub(super) fn replay_ids() -> ArgValueCompleter {
     })
 }
 
-/// As many dead letters as somebody looks through.
-const LETTERS: u32 = 50;
+/// Completes the ids of the latest traces.
+pub(super) fn trace_ids() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| {
+            let query = TraceQuery { limit: Some(LATEST), ..TraceQuery::default() };
+            Some(client.traces(&query).await.ok()?.items.into_iter().map(|trace| trace.trace_id).collect())
+        })
+    })
+}
+
+/// As many dead letters or traces as somebody looks through.
+const LATEST: u32 = 50;
 
 fn completer(known: impl Fn() -> Vec<String> + Send + Sync + 'static) -> ArgValueCompleter {
     ArgValueCompleter::new(move |typed: &OsStr| {

@@ -25,7 +25,7 @@ Examples:
 
 Kinds: service svc, instance inst, route rt, edge, endpoint ep, gateway gw,
 revision rev, event ev, breaker cb, channel ch, subscription sub, message msg,
-deadletter dl, replay, ledger, audit.")]
+deadletter dl, replay, ledger, audit, trace tr.")]
 pub struct Args {
     /// KIND[,KIND…] [NAME…], or KIND/NAME…
     #[arg(value_name = "KIND[/NAME]", required = true)]
@@ -41,6 +41,7 @@ pub struct Args {
 Examples:
   meshctl describe service/orders
   meshctl describe edge orders:inventory
+  meshctl describe trace/4bf92f3577b3
   meshctl describe gateways")]
 pub struct DescribeArgs {
     /// KIND/NAME…, or KIND [NAME…]

@@ -1,6 +1,5 @@
 //! `meshctl logs`
 
-use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use meshctl_api::view::{LogLine, LogQuery};
 use meshctl_model::exit;
@@ -9,8 +8,9 @@ use meshctl_model::units::Span;
 use super::get::must_exist;
 use crate::args::OutputArgs;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Format, document, print_line, styled};
+use crate::output::{Format, document, print_line, tinted};
 use crate::session::Session;
+use crate::traces::full_id;
 
 /// Show what instances write, each line with its instance
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,7 @@ Examples:
   meshctl logs
   meshctl logs orders -f
   meshctl logs orders inventory --since 5m --grep error
+  meshctl logs --trace 4bf92f3577b34da6a3ce929d0e0e4736
   meshctl logs orders --tail 20 -o json")]
 pub struct Args {
     /// All services where left out
@@ -41,6 +42,10 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     grep: Option<String>,
 
+    /// Only lines that name this trace
+    #[arg(long, value_name = "ID", add = super::completion::trace_ids())]
+    trace: Option<String>,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -49,16 +54,23 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let since = args.since.as_deref().map(|text| since(text, Timestamp::now())).transpose()?;
     let client = session.daemon().await?;
     must_exist(&client, &args.services).await?;
+    let trace = match &args.trace {
+        Some(id) => Some(full_id(&client, id).await?),
+        None => None,
+    };
     let query = LogQuery {
         services: (!args.services.is_empty()).then(|| args.services.join(",")),
         since: since.map(|at| at.to_string()),
         tail: args.tail,
         follow: args.follow,
-        grep: args.grep,
+        grep: trace.or_else(|| args.grep.clone()),
     };
     let mut logs = client.logs(&query).await?;
     while let Some(line) = logs.next().await? {
-        show(&line, &args.output.output)?;
+        // The daemon looks for one text; where two are wanted, the second is looked for here.
+        if args.grep.as_ref().is_none_or(|text| line.line.contains(text.as_str())) {
+            show(&line, &args.output.output)?;
+        }
     }
     Ok(exit::OK)
 }
@@ -66,24 +78,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
 fn show(line: &LogLine, format: &Format) -> Result<(), Failure> {
     match format {
         Format::Json => print_line(serde_json::to_string(line).unwrap_or_default()),
-        Format::Wide => print_line(format_args!("{} {} | {}", line.at, name(&line.instance), line.line)),
-        Format::Table | Format::Name => print_line(format_args!("{} | {}", name(&line.instance), line.line)),
+        Format::Wide => print_line(format_args!("{} {} | {}", line.at, tinted(&line.instance), line.line)),
+        Format::Table | Format::Name => print_line(format_args!("{} | {}", tinted(&line.instance), line.line)),
         format => document(format, line).map(drop),
     }
-}
-
-/// An instance's name in its colour: the same in every call.
-fn name(instance: &str) -> String {
-    const COLORS: [AnsiColor; 6] = [
-        AnsiColor::Cyan,
-        AnsiColor::Green,
-        AnsiColor::Magenta,
-        AnsiColor::Yellow,
-        AnsiColor::Blue,
-        AnsiColor::BrightCyan,
-    ];
-    let hash = instance.bytes().fold(0usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-    styled(Style::new().fg_color(Some(COLORS[hash % COLORS.len()].into())), instance)
 }
 
 /// A moment, or a length of time before `now`.

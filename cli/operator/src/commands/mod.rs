@@ -26,6 +26,7 @@ mod scale;
 mod schema;
 mod status;
 mod tail;
+mod trace;
 mod validate;
 mod version;
 
@@ -78,6 +79,7 @@ pub enum Command {
     Dlq(dlq::Command),
     #[command(subcommand)]
     Replay(replay::Command),
+    Trace(Box<trace::Args>),
     Audit(audit::Args),
     Check(check::Args),
     Version(version::Args),
@@ -99,6 +101,7 @@ impl Command {
             Self::Channel(command) => command.timeout()?,
             Self::Dlq(command) => command.timeout()?,
             Self::Replay(command) => command.timeout()?,
+            Self::Trace(args) => args.timeout()?,
             _ => return None,
         };
         Some(timeout.get())
@@ -130,6 +133,7 @@ impl Command {
             Self::Loadtest(args) => loadtest::run(session, *args).await,
             Self::Dlq(command) => dlq::run(session, command).await,
             Self::Replay(command) => replay::run(session, command).await,
+            Self::Trace(args) => trace::run(session, *args).await,
             Self::Audit(args) => audit::run(session, &args).await,
             Self::Check(args) => check::run(session, &args).await,
             Self::Version(args) => version::run(session, &args).await,

@@ -286,7 +286,7 @@ fn separator(text: &str) -> &'static str {
     if text.is_empty() { "" } else { "; " }
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+pub(super) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(['=', ':']).ok_or("write NAME=VALUE, such as tenant=acme")?;
     let name = name.trim().to_lowercase();
     let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);

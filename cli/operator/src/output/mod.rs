@@ -22,6 +22,7 @@ pub(crate) use table::{Cell, Table};
 use crate::failure::{Failure, writing};
 
 pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 pub(crate) const CAREFUL: Style = AnsiColor::Yellow.on_default();
 pub(crate) const BAD: Style = AnsiColor::Red.on_default();
@@ -29,6 +30,24 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default();
 /// Text in a style.
 pub(crate) fn styled(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
+}
+
+/// The name of a service or an instance in its colour, which is the same wherever it is shown.
+pub(crate) fn tinted(name: &str) -> String {
+    styled(tint(name), name)
+}
+
+pub(crate) fn tint(name: &str) -> Style {
+    const COLORS: [AnsiColor; 6] = [
+        AnsiColor::Cyan,
+        AnsiColor::Green,
+        AnsiColor::Magenta,
+        AnsiColor::Yellow,
+        AnsiColor::Blue,
+        AnsiColor::BrightCyan,
+    ];
+    let hash = name.bytes().fold(0usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+    Style::new().fg_color(Some(COLORS[hash % COLORS.len()].into()))
 }
 
 /// Writes `text`, which ends its own lines, to stdout.

@@ -1,13 +1,20 @@
 //! One thing on one page: every field of its JSON form, nested things below.
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::Item;
+use super::{Item, Look, waterfall};
 use crate::kinds::Kind;
 use crate::output::{BOLD, styled};
 
 /// The page of `item`.
 pub(crate) fn describe(kind: Kind, item: &Item) -> String {
+    // What a trace is about is when things happened, and that is drawn.
+    if kind == Kind::Trace
+        && let Ok(trace) = serde_json::from_value(item.value.clone())
+    {
+        return waterfall(&trace, Timestamp::now(), Look::of_stdout());
+    }
     let mut page = format!("{}\n", styled(BOLD, format_args!("{}/{}", kind.singular(), item.name)));
     if let Value::Object(fields) = &item.value {
         write_fields(fields, 1, &mut page);

@@ -6,7 +6,10 @@ pub(crate) mod load;
 mod load_picture;
 mod messages;
 mod system;
+mod timeline;
+mod traces;
 mod traffic;
+mod waterfall;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +22,9 @@ pub(crate) use dead_letters::{audit, dead_letters, groups, replays};
 pub(crate) use describe::describe;
 pub(crate) use messages::{channels, ledger, messages, size, subscriptions};
 pub(crate) use system::{events, gateways, instances, revisions, services, state_word, why};
+pub(crate) use traces::{next_steps, traces, whole_traces};
 pub(crate) use traffic::{breakers, edges, endpoints, routes};
+pub(crate) use waterfall::{Look, waterfall};
 
 use crate::failure::Failure;
 use crate::kinds::{Kind, no_such};

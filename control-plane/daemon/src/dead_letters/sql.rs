@@ -133,6 +133,8 @@ fn parameter(value: &filter::Value) -> Value {
         filter::Value::Number(number) => Value::Real(*number),
         filter::Value::Duration(span) => Value::Integer(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
         filter::Value::Time(time) => Value::Integer(nanos(*time)),
+        // The parser never makes one.
+        filter::Value::Several(_) => Value::Null,
     }
 }
 

@@ -14,6 +14,7 @@ mod messages;
 mod metrics;
 mod registry;
 mod replays;
+mod traces;
 mod vitals;
 mod watch;
 
@@ -40,6 +41,7 @@ use crate::control::{Control, Message, Reply};
 use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
 use crate::messaging::Messaging;
+use crate::traces::Traces;
 use crate::vitals::Samples;
 
 /// What every handler has.
@@ -53,6 +55,7 @@ pub struct Shared {
     pub dead_letters: DeadLetters,
     pub audit: Audit,
     pub samples: Samples,
+    pub traces: Traces,
 }
 
 /// An error on its way out.
@@ -164,6 +167,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(replays::resume))
         .routes(routes!(replays::cancel))
         .routes(routes!(audit::audit))
+        .routes(routes!(traces::list, traces::take))
+        .routes(routes!(traces::show))
 }
 
 /// The document that is served at `/openapi.json` and kept in `control-plane/api/openapi.json`.

@@ -2,7 +2,9 @@
 
 /// A word of a later version: the type in which it stands, the word, and what it is.
 const LATER: &[(&str, &str, &str)] = &[
-    ("Providers", "telemetry", "collecting traces, metrics and logs"),
+    ("TelemetryProvider", "otlp", "sending traces elsewhere"),
+    ("TelemetryProvider", "prometheus", "sending metrics elsewhere"),
+    ("TelemetryProvider", "elasticsearch", "sending logs elsewhere"),
     ("RuntimeProvider", "docker", "the docker runtime"),
     ("RuntimeProvider", "kubernetes", "the kubernetes runtime"),
     ("GatewayProvider", "envoy", "the envoy gateway"),

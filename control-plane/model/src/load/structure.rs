@@ -375,7 +375,8 @@ fn unknown(at: &str, what: &str, word: &str, owner: &str, known: Vec<&str>) -> W
 fn elsewhere(word: &str, path: &[(&str, &str)]) -> Option<&'static str> {
     let here = path.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(".").replace(".[]", "[]");
     let shared = |other: &&String| here.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    LANGUAGE.keys.get(word)?.iter().max_by_key(shared).map(String::as_str)
+    // Of several that are as near the first: the gateway's `listen` rather than that of spans.
+    LANGUAGE.keys.get(word)?.iter().rev().max_by_key(shared).map(String::as_str)
 }
 
 fn object(key: &str, value: Value) -> Value {

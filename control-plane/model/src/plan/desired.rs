@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::messages;
 use super::ports::{PortRange, Ports};
 use super::routing::{edge_name, route_rules};
+use super::telemetry::{self, desired_telemetry};
 use crate::GATEWAY;
 use crate::delivery::Channel;
 use crate::flow::{Flow, flows};
 use crate::instance::{Check, InstanceSpec, Probe, Program, SpecEnv};
 use crate::policy::Policy;
-use crate::snapshot::{Limits, RouteRule};
+use crate::snapshot::{Limits, RouteRule, Tracing};
 use crate::topology::{
     EmbeddedGateway, EnvSource, EnvValue, GATEWAY_LISTEN, GatewayProvider, Health, RegistryProvider, Resources,
     RuntimeProvider, Service, Topology,
@@ -37,6 +38,9 @@ pub struct Desired {
     /// By name. Nothing runs differently for them.
     #[serde(default)]
     pub flows: BTreeMap<String, Flow>,
+    /// `None` when nothing is wanted at all.
+    #[serde(default)]
+    pub telemetry: Option<DesiredTelemetry>,
     /// How long a registration from outside lives by default.
     pub lease: Span,
     pub ports: PortRange,
@@ -101,6 +105,17 @@ pub struct DesiredEdge {
     pub address: Option<SocketAddr>,
 }
 
+/// Which traces are kept, for how long, and where services send theirs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DesiredTelemetry {
+    /// OTLP/HTTP.
+    pub listen: SocketAddr,
+    pub keep: Span,
+    pub max_size: Bytes,
+    pub tracing: Tracing,
+}
+
 /// What operators said beside the file, which the file does not contradict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -127,10 +142,11 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
     let mut edges = edges(topology, ports)?;
     edges.append(&mut messages::edges(topology, ports)?);
     let channels = messages::channels(topology, &edges);
+    let telemetry = desired_telemetry(topology, ports)?;
     let mut services: BTreeMap<String, DesiredService> = topology
         .services
         .iter()
-        .map(|(name, service)| (name.clone(), desired_service(name, service, overlay, &edges)))
+        .map(|(name, service)| (name.clone(), desired_service(name, service, overlay, &edges, &telemetry)))
         .collect();
     services.append(&mut messages::services(topology, overlay, &channels));
     Ok(Desired {
@@ -141,6 +157,7 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
         edges,
         channels,
         flows: flows(topology),
+        telemetry: Some(telemetry),
         lease: registry.lease.unwrap_or(Span::from_secs(30)),
         ports: ports.range,
     })
@@ -166,7 +183,8 @@ pub fn reserved_ports(topology: &Topology) -> BTreeSet<u16> {
     let metrics =
         gateway.metrics.as_deref().and_then(|text| text.parse::<SocketAddr>().ok()).map(|address| address.port());
     let fixed = topology.services.values().filter_map(Service::fixed_port);
-    fixed.chain([listen_address(gateway).port()]).chain(metrics).collect()
+    let spans = telemetry::fixed_port(topology);
+    fixed.chain([listen_address(gateway).port()]).chain(metrics).chain(spans).collect()
 }
 
 fn edges(topology: &Topology, ports: &mut Ports) -> Result<BTreeMap<String, DesiredEdge>, String> {
@@ -239,6 +257,7 @@ fn desired_service(
     service: &Service,
     overlay: &Overlay,
     edges: &BTreeMap<String, DesiredEdge>,
+    telemetry: &DesiredTelemetry,
 ) -> DesiredService {
     let (kind, program) = match (&service.builtin, &service.command) {
         (Some(builtin), _) => ("builtin", Program::Meshctl(vec!["service".into(), builtin.clone()])),
@@ -255,7 +274,9 @@ fn desired_service(
         };
         (key.clone(), value)
     });
-    let env = messages::environment(edges, name).into_iter().chain(written).collect();
+    // What the topology says comes last, and holds.
+    let told = messages::environment(edges, name).into_iter().chain(telemetry::environment(telemetry, name));
+    let env = told.chain(written).collect();
     let template = Template {
         program,
         env,

@@ -14,12 +14,15 @@ mod messages;
 mod observed;
 mod ports;
 mod routing;
+mod telemetry;
 
 pub use breakers::{Reach, Standing, reach};
 pub use changes::{Change, changes};
 pub use channels::{Held, Loss, losses};
 pub use decide::{CRASH_LOOP, Step, backoff, decide};
-pub use desired::{Desired, DesiredEdge, DesiredGateway, DesiredService, Overlay, Template, render, reserved_ports};
+pub use desired::{
+    Desired, DesiredEdge, DesiredGateway, DesiredService, DesiredTelemetry, Overlay, Template, render, reserved_ports,
+};
 pub use observed::{AfterStop, Failing, GatewayLink, Instance, Observed, Phase, ServiceRecord, Unready};
 pub use ports::{PortRange, Ports};
 pub use routing::{edge_name, route_name, snapshot};

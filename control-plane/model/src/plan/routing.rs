@@ -126,7 +126,7 @@ pub fn snapshot(
             })
             .collect(),
         services,
-        tracing: crate::snapshot::Tracing::default(),
+        tracing: desired.telemetry.as_ref().map(|telemetry| telemetry.tracing.clone()).unwrap_or_default(),
         limits: desired.gateway.as_ref().map(|gateway| gateway.limits.clone()).unwrap_or_default(),
     };
     snapshot.order_routes();

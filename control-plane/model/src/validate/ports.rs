@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use super::{Context, syntax};
-use crate::finding::{BAD_ADDRESS, BAD_PORT_RANGE, FIXED_PORT_SHARED, PORT_CLASH, PORT_IN_RANGE, ZERO};
+use crate::finding::{BAD_ADDRESS, BAD_PORT_RANGE, FIXED_PORT_SHARED, OUT_OF_RANGE, PORT_CLASH, PORT_IN_RANGE, ZERO};
 use crate::load::tree::Place;
 use crate::plan::PortRange;
-use crate::topology::{AUTOMATIC_PORTS, GATEWAY_LISTEN, GatewayProvider, RegistryProvider, RuntimeProvider};
+use crate::topology::{
+    AUTOMATIC_PORTS, GATEWAY_LISTEN, GatewayProvider, RegistryProvider, RuntimeProvider, TRACES_AT_LEAST,
+    TelemetryProvider,
+};
 use crate::units::Bytes;
 
 pub(super) fn check(context: &mut Context<'_, '_>) {
     let mut taken = BTreeMap::new();
     gateway(context, &mut taken);
     registry(context);
+    telemetry(context, &mut taken);
     services(context, &mut taken);
 }
 
@@ -75,6 +79,37 @@ fn registry(context: &mut Context<'_, '_>) {
     let RegistryProvider::Embedded(registry) = &context.topology.providers.registry;
     let at = context.root.get("providers").get("registry").get("embedded");
     context.not_zero(registry.lease, at, "lease");
+}
+
+fn telemetry(context: &mut Context<'_, '_>, taken: &mut Taken) {
+    let TelemetryProvider::Embedded(telemetry) = &context.topology.providers.telemetry;
+    let at = context.root.get("providers").get("telemetry").get("embedded");
+    context.not_zero(telemetry.keep, at, "keep");
+    context.not_zero(telemetry.slow, at, "slow");
+    if telemetry.max_size.is_some_and(|size| size < TRACES_AT_LEAST) {
+        context.add(OUT_OF_RANGE, at.get("maxSize").place(), || {
+            (format!("`maxSize` of traces must be at least {TRACES_AT_LEAST}"), "write a size such as 64MiB or 1GiB")
+        });
+    }
+    let Some(text) = &telemetry.listen else { return };
+    let place = at.get("listen").place();
+    match syntax::address(text) {
+        // Whoever reaches it may write into the store, and what spans say is for the operator alone.
+        Some(address) if address.ip().is_loopback() => {
+            if address.port() != 0 {
+                claim(context, taken, address.port(), "the spans of services".into(), place, Some(place));
+            }
+        }
+        _ => {
+            let shown = context.quoted(text);
+            context.add(BAD_ADDRESS, place, || {
+                (
+                    format!("`listen`: {shown} is not an address of this machine alone"),
+                    "write address:port, such as 127.0.0.1:4318 or [::1]:4318",
+                )
+            });
+        }
+    }
 }
 
 fn services(context: &mut Context<'_, '_>, taken: &mut Taken) {
