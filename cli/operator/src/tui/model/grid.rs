@@ -97,8 +97,10 @@ pub(crate) struct Grid {
 
 /// Between columns.
 pub(crate) const GUTTER: u16 = 2;
-/// Text that gives way keeps this much.
+/// Text that gives way keeps this much …
 const NARROW: u16 = 10;
+/// … and in a column that never goes this much: before that, other columns go.
+const READABLE: u16 = 30;
 
 impl Grid {
     pub(crate) fn new(
@@ -130,7 +132,11 @@ impl Grid {
         };
         let least = |(at, width): &(usize, u16)| {
             let column = &self.columns[*at];
-            if column.right { *width } else { (*width).min(NARROW.max(column.title.width() as u16 + 1)) }
+            match (column.right, column.rank) {
+                (true, _) => *width,
+                (false, 0) => (*width).min(READABLE),
+                (false, _) => (*width).min(NARROW.max(column.title.width() as u16 + 1)),
+            }
         };
         let available = u32::from(total) + u32::from(GUTTER);
         while taken(&shown, &least) > available {
@@ -142,7 +148,14 @@ impl Grid {
         }
         while taken(&shown, &|one| one.1) > available {
             let spare = shown.iter_mut().filter(|one| one.1 > least(one));
-            let Some(widest) = spare.max_by_key(|one| (one.1, self.columns[one.0].rank)) else { break };
+            let widest = spare.max_by_key(|one| (one.1, self.columns[one.0].rank));
+            let Some(widest) = widest else { break };
+            widest.1 -= 1;
+        }
+        // Nothing more can go: whatever is widest is cut.
+        while taken(&shown, &|one| one.1) > available
+            && let Some(widest) = shown.iter_mut().filter(|one| one.1 > NARROW).max_by_key(|one| one.1)
+        {
             widest.1 -= 1;
         }
         shown
@@ -212,8 +225,8 @@ mod tests {
         };
         let grid = Grid::new(COLUMNS, vec![row], "", None);
         assert_eq!(grid.fit(200), [(0, 30), (1, 5), (2, 60)]);
-        assert_eq!(grid.fit(60), [(0, 25), (1, 5), (2, 26)]);
-        assert_eq!(grid.fit(20), [(0, 13), (1, 5)]);
-        assert_eq!(grid.fit(8), [(0, 10)], "the name stays");
+        assert_eq!(grid.fit(60), [(0, 30), (1, 5), (2, 21)]);
+        assert_eq!(grid.fit(40), [(0, 30), (1, 5)]);
+        assert_eq!(grid.fit(20), [(0, 20)], "the name stays");
     }
 }

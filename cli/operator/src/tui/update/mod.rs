@@ -137,4 +137,4 @@ fn with_hint(message: &str, hint: Option<&str>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
+use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
 use super::{Theme, say_empty};
@@ -43,7 +44,7 @@ pub(super) fn log(model: &Model, theme: Theme, frame: &mut Frame, area: Rect) {
         Line::from(vec![
             Span::styled(line.at.strftime("%H:%M:%S ").to_string(), theme.style(Tone::Faint)),
             Span::styled(format!("{:<widest$} ", line.instance), of_instance(&line.instance, theme)),
-            Span::styled(plain(&line.line), theme.style(tone)),
+            Span::styled(told(&line.line), theme.style(tone)),
         ])
     });
     frame.render_widget(Paragraph::new(drawn.collect::<Vec<_>>()), area);
@@ -56,7 +57,38 @@ fn of_instance(instance: &str, theme: Theme) -> Style {
     if theme.color { Style::new().fg(COLORS[hash % COLORS.len()]) } else { theme.style(Tone::Strong) }
 }
 
+/// Structured lines as sentences: `info: reserved, sku=desk`. When and who stands before them already.
+fn told(line: &str) -> String {
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else { return plain(line) };
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let mut take = |names: &[&str]| names.iter().find_map(|name| fields.remove(*name)).map(text);
+    let level = take(&["level", "severity"]).map(|level| level.to_lowercase() + ": ").unwrap_or_default();
+    let message = take(&["message", "msg", "event"]).unwrap_or_default();
+    take(&["at", "time", "timestamp", "ts"]);
+    take(&["instance"]);
+    take(&["service"]);
+    let rest: Vec<String> = fields.into_iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
+    let comma = if message.is_empty() || rest.is_empty() { "" } else { ", " };
+    plain(&format!("{level}{message}{comma}{}", rest.join(" ")))
+}
+
 /// Without escapes: no service can move the operator's cursor.
 fn plain(line: &str) -> String {
     anstream::adapter::strip_str(line).to_string().replace('\t', "    ").replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structured_lines_read_as_sentences() {
+        let line =
+            r#"{"at":"2026-11-23T10:00:00Z","instance":"a-1","level":"INFO","message":"reserved","sku":"desk","n":2}"#;
+        assert_eq!(told(line), "info: reserved, n=2 sku=desk");
+        assert_eq!(told("as it \u{1b}[31mis\u{1b}[0m"), "as it is");
+    }
 }
