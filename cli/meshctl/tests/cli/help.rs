@@ -52,6 +52,7 @@ const COMMANDS: &[&[&str]] = &[
     &["replay", "resume"],
     &["replay", "cancel"],
     &["audit"],
+    &["tui"],
     &["check"],
     &["version"],
     &["completion"],

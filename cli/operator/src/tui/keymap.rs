@@ -3,6 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::model::views::View;
+use crate::kinds::Kind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -19,6 +20,8 @@ pub(crate) enum Action {
     PageDown,
     First,
     Last,
+    Left,
+    Right,
     Open,
     SortNext,
     SortOther,
@@ -51,6 +54,8 @@ pub(crate) enum Place {
     Anywhere,
     /// Where there is something to move in.
     List,
+    /// Lines that may be longer than the screen is wide.
+    Text,
     /// Rows to choose from.
     Rows,
     /// Rows that are things with a page of their own.
@@ -70,7 +75,7 @@ impl Place {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Anywhere => "anywhere",
-            Self::List => "moving",
+            Self::List | Self::Text => "moving",
             Self::Rows => "rows",
             Self::Things => "one thing",
             Self::Services => "services, instances",
@@ -86,12 +91,17 @@ impl Place {
     fn holds(self, view: &View) -> bool {
         match self {
             Self::Anywhere | Self::List => true,
+            Self::Text => view.is_text(),
             Self::Rows => !view.is_text() && !matches!(view, View::Trace(_)),
             Self::Things => {
                 view.kind().is_some() || matches!(view, View::Page { .. } | View::Trace(_) | View::Traces(..))
             }
-            Self::Services => matches!(view, View::Services | View::Instances(_)),
-            Self::Edges => matches!(view, View::Edges | View::Breakers),
+            Self::Services => {
+                matches!(view, View::Services | View::Instances(_) | View::Page { kind: Kind::Service, .. })
+            }
+            Self::Edges => {
+                matches!(view, View::Edges | View::Breakers | View::Page { kind: Kind::Edge | Kind::Breaker, .. })
+            }
             Self::Letters => matches!(view, View::Letters(_)),
             Self::Traced => matches!(view, View::Letters(_) | View::Letter(_)),
             Self::Traces => matches!(view, View::Traces(..)),
@@ -145,7 +155,7 @@ pub(crate) const BINDINGS: &[Binding] = bindings! {
     Services: [plain('S')] "S" Scale "scale" "scale the service"
     Services: [ctrl('r')] "ctrl-r" Restart "restart" "restart the service, one instance at a time"
     Services: [plain('l')] "l" Logs "logs" "what the service writes"
-    Letters: [plain('r')] "r" Replay "replay" "replay the marked letters, or the one under the cursor"
+    Traced: [plain('r')] "r" Replay "replay" "replay the marked letters, or the one under the cursor"
     Letters: [plain('A')] "A" ReplayAll "all" "replay all that the view's filter selects"
     Letters: [plain('w')] "w" Where "where" "select with the filter language: reason = poison and age > 1h"
     Letters: [plain(' ')] "space" Mark "mark" "mark, or take the mark back"
@@ -164,6 +174,8 @@ pub(crate) const BINDINGS: &[Binding] = bindings! {
     List: [key(KeyCode::PageDown), ctrl('f')] "pgdn ctrl-f" PageDown "" "a page down"
     List: [key(KeyCode::Home), plain('g')] "home g" First "" "to the first"
     List: [key(KeyCode::End), plain('G')] "end G" Last "" "to the last"
+    Text: [key(KeyCode::Left)] "left" Left "" "to the beginning of long lines"
+    Text: [key(KeyCode::Right)] "right" Right "" "to what long lines go on with"
     List: [plain('/')] "/" Filter "filter" "show only what contains a text; /!text what does not"
     Anywhere: [key(KeyCode::Esc)] "esc" Back "" "take the filter away, then go back"
     Anywhere: [plain(':')] ":" Command "view" "go to a view; Tab completes"
@@ -210,7 +222,6 @@ pub(crate) fn hints_in(place: Place) -> impl Iterator<Item = (&'static str, &'st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Kind;
     use crate::tui::model::views::Which;
 
     #[test]
@@ -227,6 +238,7 @@ mod tests {
             View::Trace("x".into()),
             View::Logs(None),
             View::Page { kind: Kind::Service, name: "x".into(), yaml: false },
+            View::Page { kind: Kind::Breaker, name: "x".into(), yaml: true },
         ];
         for view in views {
             let held: Vec<_> = BINDINGS.iter().filter(|binding| binding.place.holds(&view)).collect();

@@ -90,6 +90,8 @@ pub(crate) struct Screen {
     pub(crate) selected: Option<String>,
     /// The first row, or line, in sight.
     pub(crate) top: usize,
+    /// Columns that long lines are moved by.
+    pub(crate) left: u16,
     pub(crate) marked: BTreeSet<String>,
     pub(crate) grid: Grid,
     pub(crate) loaded: Option<Loaded>,
@@ -268,6 +270,7 @@ impl Screen {
             cursor: 0,
             selected: None,
             top: 0,
+            left: 0,
             marked: BTreeSet::new(),
             grid: Grid::default(),
             loaded: None,

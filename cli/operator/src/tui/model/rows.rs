@@ -544,6 +544,7 @@ fn span((at, node): (usize, &Node)) -> Row {
             ("not received".to_owned(), format!("others name span {span_id} as what they are part of"), Tone::Careful)
         }
         What::Wait(Wait { cause, at, open }) => {
+            let at = if at.is_empty() { "it" } else { at };
             let why = match cause {
                 WaitCause::Delivery => format!("{at} has not taken it"),
                 WaitCause::Retry { .. } => format!("{at} pauses before the next attempt"),

@@ -3,6 +3,7 @@
 use crossterm::event::{KeyEvent, KeyEventKind};
 
 use super::deeds::{confirm, dry_run, propose};
+use crate::kinds::Kind;
 use crate::tui::effects::Effect;
 use crate::tui::keymap::{Action, Place, action, action_in};
 use crate::tui::model::deeds::{Deed, Force};
@@ -220,6 +221,8 @@ fn act(model: &mut Model, meant: Action) -> Vec<Effect> {
         Action::PageDown => scroll(model, signed(page)),
         Action::First => scroll(model, isize::MIN),
         Action::Last => scroll(model, isize::MAX),
+        Action::Left => model.front_mut().left = model.front().left.saturating_sub(SIDEWAYS),
+        Action::Right => model.front_mut().left = model.front().left.saturating_add(SIDEWAYS),
         Action::Open => {
             let screen = model.front();
             if let Some(view) = screen.grid.rows.get(screen.cursor).and_then(|row| row.open.clone()) {
@@ -276,7 +279,11 @@ fn act(model: &mut Model, meant: Action) -> Vec<Effect> {
         Action::Reset => return force(model, Force::Reset),
         Action::Replay => {
             let marked: Vec<String> = model.front().marked.iter().cloned().collect();
-            let ids = if marked.is_empty() { current.into_iter().collect() } else { marked };
+            let alone = match &model.front().view {
+                View::Letter(id) => Some(id.clone()),
+                _ => current,
+            };
+            let ids = if marked.is_empty() { alone.into_iter().collect() } else { marked };
             if !ids.is_empty() {
                 return propose(model, Deed::Replay { ids, filter: None });
             }
@@ -332,8 +339,14 @@ fn scroll(model: &mut Model, by: isize) {
     }
 }
 
+/// Columns that a long line moves.
+const SIDEWAYS: u16 = 20;
+
 /// The service that is meant: the row's, or that of the instance in the row.
 fn service(model: &Model) -> Option<String> {
+    if let View::Page { kind: Kind::Service, name, .. } = &model.front().view {
+        return Some(name.clone());
+    }
     let id = model.front().current()?;
     match model.front().view {
         View::Services => Some(id.to_owned()),
@@ -346,7 +359,11 @@ fn service(model: &Model) -> Option<String> {
 }
 
 fn force(model: &mut Model, force: Force) -> Vec<Effect> {
-    match model.front().current().map(str::to_owned) {
+    let edge = match &model.front().view {
+        View::Page { name, .. } => Some(name.clone()),
+        _ => model.front().current().map(str::to_owned),
+    };
+    match edge {
         Some(edge) => propose(model, Deed::Force { force, edge }),
         None => Vec::new(),
     }

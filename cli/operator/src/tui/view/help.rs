@@ -11,7 +11,9 @@ use crate::tui::model::grid::Tone;
 use crate::tui::model::views::VIEWS;
 
 /// Below this, keys and views stand below each other.
-const TWO_COLUMNS: u16 = 110;
+const TWO_COLUMNS: u16 = 150;
+/// What the keys take then.
+const KEYS: u16 = 76;
 
 pub(super) fn draw(scrolled: usize, theme: Theme, frame: &mut Frame, area: Rect) {
     let (keys, views) = (keys(theme), views(theme));
@@ -20,9 +22,9 @@ pub(super) fn draw(scrolled: usize, theme: Theme, frame: &mut Frame, area: Rect)
         draw_column(lines, scrolled, frame, area);
         return;
     }
-    let half = Rect { width: area.width / 2, ..area };
-    draw_column(keys, scrolled, frame, half);
-    draw_column(views, scrolled, frame, Rect { x: area.x + half.width, width: area.width - half.width, ..area });
+    let left = Rect { width: KEYS, ..area };
+    draw_column(keys, scrolled, frame, left);
+    draw_column(views, scrolled, frame, Rect { x: area.x + KEYS, width: area.width - KEYS, ..area });
 }
 
 fn draw_column(lines: Vec<Line<'static>>, scrolled: usize, frame: &mut Frame, area: Rect) {
@@ -55,8 +57,12 @@ fn keys(theme: Theme) -> Vec<Line<'static>> {
 fn views(theme: Theme) -> Vec<Line<'static>> {
     let title = Line::styled("VIEWS, AFTER :", theme.style(Tone::Strong));
     let view = |named: &crate::tui::model::views::Named| {
-        let names = format!("{} {}", named.names[..named.names.len().min(2)].join(" "), named.argument);
-        Line::from(vec![Span::styled(format!("  {names:<24} "), theme.accent()), Span::raw(named.help)])
+        let names = named.names[..named.names.len().min(2)].join(" ");
+        Line::from(vec![
+            Span::styled(format!("  {names:<18} "), theme.accent()),
+            Span::raw(named.help),
+            Span::styled(format!("  {}", named.argument), theme.style(Tone::Faint)),
+        ])
     };
     std::iter::once(title).chain(VIEWS.iter().map(view)).collect()
 }

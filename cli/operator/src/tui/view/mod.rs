@@ -173,6 +173,7 @@ fn draw_foot(model: &Model, theme: Theme, frame: &mut Frame, area: Rect) {
         return;
     }
     let hints: Vec<(&str, &str)> = match &model.dialog {
+        Some(dialog) if dialog.job.is_some() => vec![("esc", "leave")],
         Some(_) => keymap::hints_in(Place::Dialog).collect(),
         None if model.help.is_some() => vec![("up", "down"), ("any other key", "back")],
         None => keymap::hints(&model.front().view).collect(),

@@ -27,7 +27,7 @@ pub(super) fn draw(model: &Model, theme: Theme, frame: &mut Frame, area: Rect) {
         }
         _ => Line::raw((*line).to_owned()),
     };
-    frame.render_widget(Paragraph::new(shown.map(styled).collect::<Vec<_>>()), area);
+    frame.render_widget(Paragraph::new(shown.map(styled).collect::<Vec<_>>()).scroll((0, screen.left)), area);
 }
 
 pub(super) fn log(model: &Model, theme: Theme, frame: &mut Frame, area: Rect) {
@@ -47,7 +47,7 @@ pub(super) fn log(model: &Model, theme: Theme, frame: &mut Frame, area: Rect) {
             Span::styled(told(&line.line), theme.style(tone)),
         ])
     });
-    frame.render_widget(Paragraph::new(drawn.collect::<Vec<_>>()), area);
+    frame.render_widget(Paragraph::new(drawn.collect::<Vec<_>>()).scroll((0, screen.left)), area);
 }
 
 /// An instance's colour: the same whenever it is seen.
