@@ -21,6 +21,7 @@ mod session;
 mod show;
 mod sources;
 mod traces;
+mod tui;
 
 pub use args::Globals;
 pub use commands::Command;

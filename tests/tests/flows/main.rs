@@ -23,6 +23,7 @@ mod runtime;
 mod secrets;
 mod shop;
 mod terminal;
+mod tui;
 mod validate;
 
 /// One service with two instances behind `/`, and everything below it.

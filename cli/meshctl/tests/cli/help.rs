@@ -58,6 +58,7 @@ const COMMANDS: &[&[&str]] = &[
     &["replay", "cancel"],
     &["trace"],
     &["audit"],
+    &["tui"],
     &["check"],
     &["version"],
     &["completion"],

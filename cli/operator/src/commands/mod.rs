@@ -27,6 +27,7 @@ mod schema;
 mod status;
 mod tail;
 mod trace;
+mod tui;
 mod validate;
 mod version;
 
@@ -43,6 +44,7 @@ use crate::session::Session;
 
 pub(crate) use completion::dead_letter_ids;
 pub use completion::services as complete_services;
+pub(crate) use dlq::page as dead_letter_page;
 pub(crate) use ledger::imbalance;
 
 /// What an operator can ask for.
@@ -81,6 +83,7 @@ pub enum Command {
     Replay(replay::Command),
     Trace(Box<trace::Args>),
     Audit(audit::Args),
+    Tui(tui::Args),
     Check(check::Args),
     Version(version::Args),
     Completion(completion::Args),
@@ -135,6 +138,7 @@ impl Command {
             Self::Replay(command) => replay::run(session, command).await,
             Self::Trace(args) => trace::run(session, *args).await,
             Self::Audit(args) => audit::run(session, &args).await,
+            Self::Tui(args) => tui::run(session, &args).await,
             Self::Check(args) => check::run(session, &args).await,
             Self::Version(args) => version::run(session, &args).await,
             Self::Completion(args) => completion::run(&args, whole()),

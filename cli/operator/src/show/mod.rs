@@ -22,6 +22,7 @@ pub(crate) use dead_letters::{audit, dead_letters, groups, replays};
 pub(crate) use describe::describe;
 pub(crate) use messages::{channels, ledger, messages, size, subscriptions};
 pub(crate) use system::{events, gateways, instances, revisions, services, state_word, why};
+pub(crate) use timeline::Timeline;
 pub(crate) use traces::{next_steps, traces, whole_traces};
 pub(crate) use traffic::{breakers, edges, endpoints, routes};
 pub(crate) use waterfall::{Look, waterfall};

@@ -10,7 +10,7 @@ const IDLE_ROOM: f64 = 0.35;
 
 /// Where each moment of a tree is drawn.
 #[derive(Debug)]
-pub(super) struct Timeline {
+pub(crate) struct Timeline {
     total: f64,
     /// When something ran: apart from each other, by start.
     busy: Vec<(f64, f64)>,
@@ -19,7 +19,7 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    pub(super) fn of(tree: &Tree) -> Self {
+    pub(crate) fn of(tree: &Tree) -> Self {
         let total = tree.duration_ms;
         let mut ran: Vec<(f64, f64)> = tree
             .nodes
@@ -48,12 +48,12 @@ impl Timeline {
     }
 
     /// Whether waits are drawn shorter than they were.
-    pub(super) fn is_uneven(&self) -> bool {
+    pub(crate) fn is_uneven(&self) -> bool {
         self.scale.0 > self.scale.1
     }
 
     /// The columns of `width` that time from `start` to `end` takes: at least one.
-    pub(super) fn columns(&self, start: f64, end: f64, width: usize) -> (usize, usize) {
+    pub(crate) fn columns(&self, start: f64, end: f64, width: usize) -> (usize, usize) {
         let column = |ms: f64| self.place(ms) * width as f64;
         let first = (column(start) as usize).min(width.saturating_sub(1));
         let last = (column(end).round() as usize).clamp(first + 1, width.max(first + 1));

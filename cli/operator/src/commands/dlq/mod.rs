@@ -19,6 +19,7 @@ use crate::output::{self, Format, document, print};
 use crate::session::Session;
 use crate::show as listings;
 use change::Deed;
+pub(crate) use show::page;
 
 /// Look at dead letters, find out why they died, and replay, discard or keep them
 #[derive(Debug, Subcommand)]

@@ -49,7 +49,8 @@ pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
     Ok(exit::OK)
 }
 
-fn page(letter: &DeadLetter, form: Option<Form>) -> Result<String, Failure> {
+/// One dead letter on a page: what it is, every attempt, headers and payload.
+pub(crate) fn page(letter: &DeadLetter, form: Option<Form>) -> Result<String, Failure> {
     let now = Timestamp::now();
     let payload = payload::bytes(letter.payload.as_ref(), letter.payload_base64.as_deref())?;
     let headers = letter.headers.as_deref().unwrap_or_default();
