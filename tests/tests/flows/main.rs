@@ -15,6 +15,7 @@ mod loadtest;
 mod messages;
 mod output;
 mod polyglot;
+mod readme;
 mod registration;
 mod registry;
 mod replays;
