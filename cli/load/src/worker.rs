@@ -74,7 +74,7 @@ pub(crate) struct Worker<'a> {
     idle: Vec<u32>,
     idle_askers: Vec<u32>,
     /// Have ended a job and may have another.
-    ready: Vec<u32>,
+    ready: VecDeque<u32>,
     schedule: Schedule,
     /// In an open loop.
     next: Option<Arrival>,
@@ -132,7 +132,7 @@ impl<'a> Worker<'a> {
             buffer: vec![0; READ_BUFFER].into(),
             base: monotonic(),
             connecting: 0,
-            ready: Vec::new(),
+            ready: VecDeque::new(),
             waiting: VecDeque::new(),
             pending: Pending::default(),
             beat_at: 0,
@@ -328,7 +328,8 @@ impl<'a> Worker<'a> {
     /// Gives those that have ended a job their next.
     fn give_ready(&mut self) {
         // Only those that are here now: a service that refuses at once must not keep the loop from everything else.
-        for index in std::mem::take(&mut self.ready) {
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop_front() else { return };
             if index >= self.senders {
                 self.idle_askers.push(index);
                 continue;
@@ -458,7 +459,7 @@ impl<'a> Worker<'a> {
                 if self.next.is_none() && outcome.is_err() {
                     self.later.push(Reverse((now + PAUSE, index)));
                 } else {
-                    self.ready.push(index);
+                    self.ready.push_back(index);
                 }
             }
             Some(Job::Ask { effect, .. }) => {
@@ -467,7 +468,7 @@ impl<'a> Worker<'a> {
                 } else {
                     self.await_effect(effect, now);
                 }
-                self.ready.push(index);
+                self.ready.push_back(index);
             }
             None => {}
         }
