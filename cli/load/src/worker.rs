@@ -9,6 +9,9 @@
 //! the schedule; waiting for a connection is the service's doing and not part of it. In a closed loop, where nothing is
 //! scheduled, it is how late the loop's heartbeat comes.
 
+mod beat;
+mod opening;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
@@ -18,7 +21,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use hdrhistogram::Histogram;
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
-use rustix::io::Errno;
 
 use crate::completion::{Effect, Pending};
 use crate::connection::{Connection, Received};
@@ -32,14 +34,10 @@ use crate::trace::Traces;
 
 const MILLISECOND: u64 = 1_000_000;
 const BEAT: u64 = 10 * MILLISECOND;
-/// The live view's share of the latencies is handed over so often.
-const HAND_OVER: u64 = 200 * MILLISECOND;
 /// Arrivals that are taken before sockets are looked at again.
 const BATCH: usize = 256;
 /// Beyond so many that wait for a connection, further ones count as not sent: the memory of an overrun schedule is bounded.
 const MAX_WAITING: usize = 1 << 20;
-/// At the same time, while opening; more would overflow the backlog of the server.
-const OPENING: u32 = 128;
 /// A closed loop's connection does not ask again at once after a failure: it would do nothing else.
 const PAUSE: u64 = 100 * MILLISECOND;
 /// Connections for asking whether effects show, beside those of the plan.
@@ -74,7 +72,7 @@ pub(crate) struct Worker<'a> {
     idle: Vec<u32>,
     idle_askers: Vec<u32>,
     /// Have ended a job and may have another.
-    ready: Vec<u32>,
+    ready: VecDeque<u32>,
     schedule: Schedule,
     /// In an open loop.
     next: Option<Arrival>,
@@ -132,7 +130,7 @@ impl<'a> Worker<'a> {
             buffer: vec![0; READ_BUFFER].into(),
             base: monotonic(),
             connecting: 0,
-            ready: Vec::new(),
+            ready: VecDeque::new(),
             waiting: VecDeque::new(),
             pending: Pending::default(),
             beat_at: 0,
@@ -228,66 +226,6 @@ impl<'a> Worker<'a> {
         [arrival, later, question].into_iter().flatten().fold(self.beat_at, u64::min)
     }
 
-    // Opening.
-
-    /// Opens every connection of the plan. Those that failed are tried again twice, unless none was opened at all.
-    fn open_all(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        let deadline = self.now() + self.timeout.max(5_000 * MILLISECOND);
-        for _ in 0..3 {
-            let mut missing: Vec<u32> =
-                (0..self.senders).filter(|&i| self.connections[i as usize].is_closed()).collect();
-            while self.connecting > 0 || !missing.is_empty() {
-                while self.connecting < OPENING
-                    && let Some(index) = missing.pop()
-                {
-                    self.connect(index);
-                }
-                self.turn((self.now() + BEAT).min(deadline), events)?;
-                self.gauge.connections.store(u64::from(self.open_count()), Relaxed);
-                if self.now() >= deadline || self.control.is_cancelled() {
-                    return Ok(());
-                }
-            }
-            if [0, self.senders].contains(&self.open_count()) {
-                return Ok(());
-            }
-            let again = self.now() + PAUSE;
-            while self.now() < again {
-                self.turn(again, events)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn open_count(&self) -> u32 {
-        self.connections[..self.senders as usize].iter().filter(|connection| connection.is_open()).count() as u32
-    }
-
-    /// False where it failed at once.
-    fn connect(&mut self, index: u32) -> bool {
-        let source = match self.sources {
-            [] => None,
-            sources => Some(sources[index as usize % sources.len()]),
-        };
-        let connection = &mut self.connections[index as usize];
-        match connection.connect(self.plan.address, source, &self.poller, index) {
-            Ok(()) => self.connecting += u32::from(connection.is_connecting()),
-            Err(error) => {
-                self.note(error);
-                return false;
-            }
-        }
-        true
-    }
-
-    fn note(&mut self, error: io::Error) {
-        let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
-        if ours.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
-            self.recorder.refused_here += 1;
-        }
-        self.gauge.set_problem(error);
-    }
-
     // The schedule.
 
     fn take_arrivals(&mut self, now: u64) {
@@ -328,7 +266,8 @@ impl<'a> Worker<'a> {
     /// Gives those that have ended a job their next.
     fn give_ready(&mut self) {
         // Only those that are here now: a service that refuses at once must not keep the loop from everything else.
-        for index in std::mem::take(&mut self.ready) {
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop_front() else { return };
             if index >= self.senders {
                 self.idle_askers.push(index);
                 continue;
@@ -458,7 +397,7 @@ impl<'a> Worker<'a> {
                 if self.next.is_none() && outcome.is_err() {
                     self.later.push(Reverse((now + PAUSE, index)));
                 } else {
-                    self.ready.push(index);
+                    self.ready.push_back(index);
                 }
             }
             Some(Job::Ask { effect, .. }) => {
@@ -467,7 +406,7 @@ impl<'a> Worker<'a> {
                 } else {
                     self.await_effect(effect, now);
                 }
-                self.ready.push(index);
+                self.ready.push_back(index);
             }
             None => {}
         }
@@ -599,62 +538,6 @@ impl<'a> Worker<'a> {
         connection.close();
         if again {
             self.connect(index);
-        }
-    }
-
-    // The heartbeat.
-
-    fn beat(&mut self, now: u64) {
-        if self.next.is_none() {
-            self.lagged(self.beat_at, now);
-        }
-        self.sample_usage(now);
-        if now >= self.sweep_at {
-            self.sweep(now);
-            // A timeout is at most a twentieth late.
-            self.sweep_at = now + (self.timeout / 20).clamp(BEAT, 250 * MILLISECOND);
-        }
-        if now >= self.hand_over_at {
-            self.gauge.hand_over(&mut self.recent);
-            self.gauge.connections.store(u64::from(self.open_count()), Relaxed);
-            self.hand_over_at = now + HAND_OVER;
-        }
-        self.publish();
-        self.beat_at = now - now % BEAT + BEAT;
-    }
-
-    fn publish(&mut self) {
-        let gauge = self.gauge;
-        gauge.in_flight.store(self.recorder.in_flight.count, Relaxed);
-        gauge.finished.store(self.finished, Relaxed);
-        gauge.errors.store(self.errors, Relaxed);
-        gauge.pending.store(self.pending.len() as u64, Relaxed);
-        gauge.behind.fetch_max(std::mem::take(&mut self.behind), Relaxed);
-    }
-
-    fn sample_usage(&mut self, now: u64) {
-        if self.usage.0.is_none() && now >= self.window.from {
-            self.usage.0 = Some(Usage::of_this_thread());
-        }
-        if self.usage.1.is_none() && now >= self.window.to {
-            self.usage.1 = Some(Usage::of_this_thread());
-        }
-    }
-
-    /// Ends what has taken longer than the timeout since it was sent, or since it should have been.
-    fn sweep(&mut self, now: u64) {
-        for index in 0..self.connections.len() as u32 {
-            let since = match &self.connections[index as usize].job {
-                Some(Job::Request(request)) => request.sent,
-                Some(Job::Ask { asked, .. }) => *asked,
-                None => continue,
-            };
-            if now >= since.saturating_add(self.timeout) {
-                self.fail(index, Cause::Timeout, now);
-            }
-        }
-        while let Some(arrival) = self.waiting.pop_front_if(|arrival| arrival.at.saturating_add(self.timeout) <= now) {
-            self.not_sent(arrival, now);
         }
     }
 }

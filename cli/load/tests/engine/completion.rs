@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meshctl_load::plan::{Arrivals, Completion, Plan, Template};
+use meshctl_load::{Stop, run};
 
 use crate::server::{Reply, Seen, Server, ok, with_status};
 use crate::{due, get, plan, shared};
@@ -44,7 +45,7 @@ fn completion_counts_from_the_intended_send_time_and_what_never_shows_is_incompl
     let plan = ordering("/shipments/{{order.id}}", &server);
     let outcome = shared(&plan);
     let report = &outcome.report;
-    let due = due(&plan);
+    let due: Vec<_> = due(&plan).collect();
     let never = due.iter().filter(|arrival| arrival.n % 10 == 0).count() as u64;
     assert_eq!((report.requests, report.succeeded), (due.len() as u64, due.len() as u64), "{report:?}");
     assert_eq!((report.mode.as_str(), report.incomplete), ("async", never));
@@ -53,6 +54,27 @@ fn completion_counts_from_the_intended_send_time_and_what_never_shows_is_incompl
     assert!(outcome.completion.min() as f64 >= TAKES.as_nanos() as f64 * 0.999, "{}", outcome.completion.min());
     assert!(outcome.completion.max() < 1_500_000_000, "{}", outcome.completion.max());
     assert!(report.failed.iter().all(|example| example.outcome == "incomplete" && example.trace_id.is_some()));
+}
+
+#[test]
+fn who_stops_a_run_does_not_wait_for_effects_longer_than_for_answers() {
+    let server = Server::start(async |seen: Seen| match seen.path() {
+        "/orders" => Reply::Send(ok(r#"{"order":{"id":1}}"#)),
+        _ => Reply::Send(with_status("404 Not Found", "")),
+    });
+    let mut plan = ordering("/shipments/{{order.id}}", &server);
+    let within = Duration::from_secs(100_000);
+    plan.requests[0].completion.as_mut().expect("it has one").within = within;
+    let plan = Plan { duration: within, timeout: Duration::from_millis(300), ..plan };
+    let stop = Stop::new();
+    let report = run(&plan, &stop, |tick| {
+        if tick.requests > 20 {
+            stop.stop();
+        }
+    });
+    let report = report.expect("a run").report;
+    assert!(report.interrupted && report.requests > 20, "{report:?}");
+    assert_eq!((report.incomplete, report.completion_ms), (0, None));
 }
 
 #[test]

@@ -61,7 +61,6 @@ fn a_freezing_server_shows_as_long_as_users_would_have_waited() {
 
     // What each request of this very schedule must wait.
     let mut waits: Vec<f64> = due(&plan)
-        .iter()
         .map(|arrival| {
             let at = outcome.started_at.as_nanosecond() as f64 / 1e6 + arrival.at as f64 / 1e6;
             (FROZEN as f64 - at % PERIOD as f64).max(0.0)
@@ -112,7 +111,7 @@ fn every_request_of_the_schedule_is_sent_once_and_counted_once() {
         ..plan(&server, Arrivals::Open { per_second: 500.0 })
     };
     let report = shared(&plan).report;
-    let due = due(&plan);
+    let due: Vec<_> = due(&plan).collect();
     assert_eq!((report.requests, report.succeeded, report.errors.len()), (due.len() as u64, due.len() as u64, 0));
     let to_a = due.iter().filter(|arrival| arrival.template == 0).count() as u64;
     assert_eq!(report.requests_by_name["GET /a"], to_a);

@@ -39,12 +39,24 @@ fn get(path: &str) -> Template {
 /// Tests whose numbers depend on the machine's attention run while no other does.
 static ATTENTION: RwLock<()> = RwLock::new(());
 
-/// Waits until no other test is in a run, and asks for priority: the threads of server and generator inherit it.
-fn alone() -> RwLockWriteGuard<'static, ()> {
+/// While it lives no other test is in a run, and this one's threads go before other programs, as far as we may say so: only
+/// root may, others may need another attempt. Linux weighs sessions (`autogroup`) before it weighs threads.
+struct Alone {
+    _guard: RwLockWriteGuard<'static, ()>,
+}
+
+fn alone() -> Alone {
     let guard = ATTENTION.write().unwrap_or_else(PoisonError::into_inner);
-    // Only root may; without it the test may need another attempt.
+    // The threads of server and generator inherit it.
     let _ = rustix::process::setpriority_process(None, -15);
-    guard
+    let _ = std::fs::write("/proc/self/autogroup", "-15");
+    Alone { _guard: guard }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = std::fs::write("/proc/self/autogroup", "0");
+    }
 }
 
 /// A run among those of other tests.
@@ -58,14 +70,14 @@ fn outcome(plan: &Plan) -> Outcome {
 }
 
 /// The arrivals of all threads that are due within the measured time.
-fn due(plan: &Plan) -> Vec<meshctl_load::schedule::Arrival> {
+fn due(plan: &Plan) -> impl Iterator<Item = meshctl_load::schedule::Arrival> {
     use meshctl_load::schedule::{Schedule, Window};
     let window = Window::of(plan);
-    let of_thread = |thread| {
+    let of_thread = move |thread| {
         let mut schedule = Schedule::of_thread(plan, thread);
         std::iter::from_fn(move || Some(schedule.next_arrival()))
             .take_while(move |arrival| arrival.at < window.to)
             .filter(move |arrival| window.contains(arrival.at))
     };
-    (0..plan.threads).flat_map(of_thread).collect()
+    (0..plan.threads).flat_map(of_thread)
 }

@@ -100,9 +100,9 @@ fn page(test: &LoadTest, measured: &Measured, width: u16, unicode: bool) -> Stri
     if report.validity.valid && report.latency_ms.is_some() {
         section(&mut page, &latencies(report), width);
         if !measured.corrected.is_empty() {
-            page.push('\n');
+            page.push_str("\nanswer by percentile\n");
             page.push_str(&curve(&measured.corrected, width, unicode));
-            page.push('\n');
+            page.push_str("\nanswers by latency\n");
             page.push_str(&histogram(&measured.corrected, width, unicode));
         }
     }
@@ -227,7 +227,7 @@ fn objectives(slo: &[SloVerdict]) -> Table {
 
 /// Narrow enough that nothing of an account is cut off: what is under way and what has ended badly are one column each.
 fn ledger_of_the_run(ledger: &LedgerChange) -> Table {
-    let mut table = Table::new(["subscription", "accepted", "processed", "under way", "dead", ""]);
+    let mut table = Table::new(["warm-up included", "accepted", "processed", "under way", "dead", ""]);
     for item in &ledger.items {
         let balanced = match item.missing {
             _ if item.balanced => Cell::good("balanced"),
@@ -335,7 +335,8 @@ pub(crate) mod tests {
         };
         let (uncorrected, completion) = (corrected.clone(), Histogram::new(3).expect("three digits"));
         let at = Timestamp::UNIX_EPOCH;
-        Measured { report, started_at: at, measured_at: at, corrected, uncorrected, completion }
+        let shares = Vec::new();
+        Measured { report, started_at: at, measured_at: at, corrected, uncorrected, completion, shares }
     }
 
     fn example(trace: Option<&str>, latency_ms: f64, outcome: &str) -> Example {

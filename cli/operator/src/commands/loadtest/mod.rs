@@ -50,7 +50,7 @@ rate. Numbers may end in k or M. In paths, headers and bodies {{n}}, {{uuid}}, {
 {{random 1 100}} and {{random NAME}} are filled in for each request.
 
 Objectives compare p50, p99, p99.9, mean, max, errors, rate, and with --async
-visible p99 and lost. Without --slo they are the topology's, where one flow runs.
+visible p99 and lost. Without --slo they are the topology's, each of its own flow.
 
 Exit status: 0 as it should be, 1 nothing succeeded, 98 INVALID (the generator did
 not keep up, and no latency is printed), 99 an objective was breached, 130 interrupted.")]
@@ -144,7 +144,6 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let log = args.hdr_log.as_deref().map(hdr_log::create).transpose()?;
     let ledger = Ledger::open(&target).await?;
     session.say(format_args!("{}", target.intent(&plan)));
-    objectives.notes().for_each(|note| session.say(note));
 
     let measured = measure(session, plan.clone()).await?;
     if let Some(log) = log {

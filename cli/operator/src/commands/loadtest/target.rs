@@ -21,7 +21,7 @@ pub(super) struct Target {
     /// The value of `Host`.
     host: String,
     requests: Vec<Template>,
-    /// The flows among them, each with what the topology expects of it in the way in which it is sent.
+    /// Where they are flows, each with what the topology expects of it in the way in which it is sent, in the same order.
     expected: Vec<(String, Vec<String>)>,
     /// Of the system whose gateway it is.
     client: Option<Client>,
