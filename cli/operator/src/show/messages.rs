@@ -183,7 +183,7 @@ fn dead(count: u64) -> Cell {
 }
 
 /// Per second, in as many digits as matter.
-fn rate(per_second: f64) -> String {
+pub(crate) fn rate(per_second: f64) -> String {
     match per_second {
         0.0 => "0".to_owned(),
         rate if rate < 10.0 => format!("{rate:.1}"),

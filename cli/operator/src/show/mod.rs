@@ -5,6 +5,7 @@ mod describe;
 mod messages;
 mod system;
 mod traffic;
+mod vitals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +15,10 @@ use serde_json::{Value, json};
 
 pub(crate) use dead_letters::{audit, dead_letters, groups, replays};
 pub(crate) use describe::describe;
-pub(crate) use messages::{channels, ledger, messages, size, subscriptions};
+pub(crate) use messages::{channels, ledger, messages, rate, size, subscriptions};
 pub(crate) use system::{events, gateways, instances, revisions, services, state_word, why};
 pub(crate) use traffic::{breakers, edges, endpoints, routes};
+pub(crate) use vitals::{percent, share, signals};
 
 use crate::failure::Failure;
 use crate::kinds::{Kind, no_such};
