@@ -169,10 +169,10 @@ pub(super) async fn page(session: &Session, selections: &[Selection], format: &F
         print(listings.iter().map(Listing::names).collect::<String>())?;
         return Ok(exit::OK);
     }
-    let pages: Vec<String> = listings
-        .iter()
-        .flat_map(|listing| listing.items.iter().map(|item| crate::show::describe(listing.kind, item)))
-        .collect();
+    let mut pages = Vec::new();
+    for listing in &listings {
+        pages.extend(crate::describe::pages(&client, listing.kind, &listing.items).await?);
+    }
     print(pages.join("\n"))?;
     Ok(exit::OK)
 }

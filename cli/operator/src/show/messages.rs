@@ -178,7 +178,7 @@ pub(crate) fn messages(messages: Vec<Message>, now: Timestamp) -> Listing {
 }
 
 /// A count that should be 0.
-fn dead(count: u64) -> Cell {
+pub(crate) fn dead(count: u64) -> Cell {
     if count == 0 { Cell::plain("0") } else { Cell::bad(count) }
 }
 

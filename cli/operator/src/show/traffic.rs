@@ -84,7 +84,7 @@ pub(crate) fn breakers(edges: Vec<Edge>) -> Listing {
     Listing::new(Kind::Breaker, &["edge", "state"], 0, edges.into_iter().map(item).collect())
 }
 
-fn breaker(state: &str) -> Cell {
+pub(crate) fn breaker(state: &str) -> Cell {
     match state {
         "closed" => Cell::good(state),
         // `unknown`: no gateway answered.
