@@ -270,7 +270,7 @@ fn status_and_check_look_at_messages_where_there_are_channels() {
 
     let ran = daemon.run(&["check"]);
     assert_eq!(ran.status, 1, "{}", ran.stdout);
-    let messages: String = ran.stdout.split("messages\n").nth(1).expect("the group").to_owned();
+    let messages: String = ran.stdout.split("channels\n").nth(1).expect("the group").to_owned();
     insta::assert_snapshot!(messages, @r"
     ok the broker answers: 1 channel
     ok 2 couriers are connected
@@ -279,6 +279,8 @@ fn status_and_check_look_at_messages_where_there_are_channels() {
     !! there are 2 dead letters
         `meshctl dlq ls --group-by fingerprint` shows why; `meshctl dlq replay` delivers them again
     ok the ledger is balanced
+
+    2 broken, 1 to look at
     ");
 }
 

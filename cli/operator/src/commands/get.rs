@@ -6,6 +6,7 @@ use meshctl_api::client::Client;
 use meshctl_model::{API_VERSION, exit};
 use serde_json::{Value, json};
 
+use super::completion::things;
 use super::live_with_pulse;
 use crate::args::{ListArgs, OutputArgs};
 use crate::failure::{Failure, Outcome};
@@ -28,7 +29,7 @@ revision rev, event ev, breaker cb, channel ch, subscription sub, message msg,
 deadletter dl, replay, ledger, audit.")]
 pub struct Args {
     /// KIND[,KIND…] [NAME…], or KIND/NAME…
-    #[arg(value_name = "KIND[/NAME]", required = true)]
+    #[arg(value_name = "KIND[/NAME]", required = true, add = things())]
     things: Vec<String>,
 
     #[command(flatten)]
@@ -44,7 +45,7 @@ Examples:
   meshctl describe gateways")]
 pub struct DescribeArgs {
     /// KIND/NAME…, or KIND [NAME…]
-    #[arg(value_name = "KIND/NAME", required = true)]
+    #[arg(value_name = "KIND/NAME", required = true, add = things())]
     things: Vec<String>,
 
     #[command(flatten)]

@@ -79,7 +79,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 pub struct NamesArgs {
     /// All where left out
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = super::completion::names_of(Kind::Route))]
     names: Vec<String>,
 
     #[command(flatten)]

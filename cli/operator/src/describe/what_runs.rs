@@ -11,7 +11,10 @@ use crate::show::{self, labels, state_word, why};
 pub(super) fn service(facts: &Facts, name: &str, lines: &[LogLine]) -> Option<Page> {
     let service = facts.service(name)?;
     let mut page = Page::new(format!("service/{name}"));
-    page.field("State", format_args!("{}, {} of {} ready", state_word(service.state), service.ready, service.desired));
+    page.field(
+        "State",
+        format_args!("{}, {} of {} instances", state_word(service.state), service.ready, service.desired),
+    );
     page.maybe("Because", why(service));
     page.field("Runs", &service.kind);
     page.maybe("Address", service.endpoint.as_ref());
