@@ -7,5 +7,6 @@ mod help;
 mod letters;
 mod look;
 mod messages;
+mod pages;
 mod silent;
 mod support;

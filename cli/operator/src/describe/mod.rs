@@ -113,7 +113,7 @@ impl Facts {
     /// The last events about any of what `concerns`, the latest last.
     fn events(&self, concerns: impl Fn(&str) -> bool) -> Vec<Event> {
         let found: Vec<&Event> = self.events.iter().filter(|event| concerns(&event.subject)).collect();
-        found[found.len().saturating_sub(EVENTS.1)..].iter().map(|event| Event::clone(event)).collect()
+        found[found.len().saturating_sub(EVENTS.1)..].iter().copied().cloned().collect()
     }
 
     /// The latest failed traces in which `service` took part.

@@ -144,7 +144,7 @@ fn disk_of(state_dir: &Path) -> Option<(u64, u64)> {
 }
 
 fn disk(free: u64, total: u64) -> Check {
-    let share = if total == 0 { 0 } else { 100 * free / total };
+    let share = (100 * free).checked_div(total).unwrap_or(0);
     let shown = format!("{} MiB ({share} %) are free for state, messages and logs", free / MIB);
     let remedy = "make room, or name another folder with --state-dir";
     match free / MIB {
