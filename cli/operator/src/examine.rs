@@ -1,5 +1,6 @@
 //! What `check` looks at: pure questions about facts that were gathered at the edge.
 
+mod machine;
 mod messages;
 
 use std::fs;
@@ -7,15 +8,18 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use meshctl_api::view::{InstanceState, ServiceState, Status};
+use meshctl_api::build;
+use meshctl_api::error::ErrorCode;
+use meshctl_api::view::traces::{TraceQuery, TraceStore};
+use meshctl_api::view::{Gateway, InstanceState, ServiceState, Status};
 use meshctl_model::exit;
-use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
+pub(crate) use self::machine::Ports;
 use crate::failure::Failure;
 use crate::launch;
 use crate::session::{Session, differs, remedy, skew};
+use crate::show::size;
 
 /// Checks that belong together.
 #[derive(Debug, Serialize)]
@@ -57,83 +61,31 @@ fn broken(message: impl Into<String>, remedy: impl Into<String>) -> Check {
 /// A daemon that is well answers at once; a check does not wait long to say that it does not.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Looks at everything. Nothing is changed by it.
-pub(crate) async fn examine(session: &Session) -> Vec<Group> {
-    let mut groups = vec![machine(session.state_dir())];
-    let mut checks = directory(session.state_dir());
-    let (daemon, status) = daemon(session).await;
-    checks.extend(daemon);
-    groups.push(Group { name: "state directory", checks });
+/// Looks at everything, or with `pre` only at what can be known before there is a system. Nothing is changed by it.
+pub(crate) async fn examine(session: &Session, ports: &Ports, pre: bool) -> Vec<Group> {
+    let mut checks = vec![good(format!("this is meshctl {}", build::VERSION))];
+    checks.extend(directory(session.state_dir()));
+    let meshctl = Group { name: "meshctl", checks };
+    let (daemon, status) = if pre { (Vec::new(), None) } else { daemon(session).await };
+    let own: Vec<String> =
+        status.iter().flat_map(|status| &status.gateways).map(|gateway| address(&gateway.url)).collect();
+    let machine = Group { name: "machine", checks: machine::examine(session.state_dir(), ports, &own) };
+    let mut groups = vec![meshctl, machine, Group { name: "daemon", checks: daemon }];
     if let Some(status) = status {
-        groups.push(Group { name: "system", checks: system(&status) });
+        groups.push(Group { name: "services", checks: services(&status) });
+        groups.push(Group { name: "gateways", checks: gateways(&status) });
         if let Some(facts) = messages::gather(session, &status).await {
-            groups.push(Group { name: "messages", checks: messages::examine(&facts) });
+            groups.push(Group { name: "channels", checks: messages::examine(&facts) });
         }
+        groups.push(Group { name: "traces", checks: traces(session).await });
     }
+    groups.retain(|group| !group.checks.is_empty());
     groups
 }
 
-fn machine(state_dir: &Path) -> Group {
-    let mut checks = vec![open_files(getrlimit(Resource::Nofile).maximum), clock(Timestamp::now())];
-    if let Some(free) = free_space(state_dir) {
-        checks.push(disk(free));
-    }
-    if let Ok(range) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range") {
-        checks.extend(ephemeral_ports(&range));
-    }
-    Group { name: "machine", checks }
-}
-
-/// The hard limit is what counts: the roles raise their own soft limit.
-fn open_files(limit: Option<u64>) -> Check {
-    let Some(limit) = limit else { return good("any number of open files is allowed") };
-    let remedy = "raise it: `LimitNOFILE=` of the unit, or /etc/security/limits.d";
-    match limit {
-        0..4096 => broken(format!("only {limit} open files are allowed for a process"), remedy),
-        4096..20_000 => {
-            careful(format!("{limit} open files are allowed: enough for some thousand connections"), remedy)
-        }
-        _ => good(format!("{limit} open files are allowed for a process")),
-    }
-}
-
-fn clock(now: Timestamp) -> Check {
-    // The year this was written: no clock that is right shows less.
-    const WRITTEN: i64 = 1_767_225_600;
-    if now.as_second() < WRITTEN {
-        return broken(format!("the clock shows {now}"), "set it: ages, leases and logs depend on it");
-    }
-    good("the clock is plausible")
-}
-
-/// Free bytes where the state directory is or will be.
-fn free_space(state_dir: &Path) -> Option<u64> {
-    let existing = state_dir.ancestors().find(|dir| dir.exists())?;
-    let disk = rustix::fs::statvfs(existing).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-fn disk(free: u64) -> Check {
-    let shown = format!("{} MiB are free for state and logs", free >> 20);
-    match free >> 20 {
-        0..100 => broken(shown, "make room, or name another folder with --state-dir"),
-        100..1024 => careful(shown, "logs are bounded for each instance; make room if there will be many"),
-        _ => good(shown),
-    }
-}
-
-/// The ports that are given to instances must not be taken by outgoing connections meanwhile.
-fn ephemeral_ports(range: &str) -> Option<Check> {
-    const OURS: (u16, u16) = (20_000, 29_999);
-    let mut bounds = range.split_whitespace().map(str::parse::<u16>);
-    let (Some(Ok(low)), Some(Ok(high))) = (bounds.next(), bounds.next()) else { return None };
-    if low <= OURS.1 && OURS.0 <= high {
-        return Some(careful(
-            format!("outgoing connections use the ports {low}-{high}, some of which meshctl gives to instances"),
-            "set net.ipv4.ip_local_port_range to 32768 60999, or `providers.runtime.process.ports` to others",
-        ));
-    }
-    Some(good(format!("outgoing connections ({low}-{high}) and instances (20000-29999) use different ports")))
+/// `127.0.0.1:8080` of `http://127.0.0.1:8080`.
+fn address(url: &str) -> String {
+    url.rsplit_once("//").map_or(url, |(_, address)| address).to_owned()
 }
 
 fn directory(dir: &Path) -> Vec<Check> {
@@ -200,7 +152,7 @@ fn unwell(failure: &Failure) -> Check {
     broken(failure.message.clone(), failure.hint.clone().unwrap_or_else(|| "look at daemon.log".to_owned()))
 }
 
-fn system(status: &Status) -> Vec<Check> {
+fn services(status: &Status) -> Vec<Check> {
     if status.revision == 0 {
         return vec![careful("nothing has been applied yet", "`meshctl apply FILE`")];
     }
@@ -220,7 +172,11 @@ fn system(status: &Status) -> Vec<Check> {
     if checks.is_empty() {
         checks.push(good(format!("all {} services of {} are ready", status.items.len(), status.name)));
     }
-    checks.extend(status.gateways.iter().map(|gateway| {
+    checks
+}
+
+fn gateways(status: &Status) -> Vec<Check> {
+    let check = |gateway: &Gateway| {
         let why = gateway.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         if gateway.state != InstanceState::Ready {
             broken(format!("{} is not ready{why}", gateway.id), "`meshctl events` shows what happened")
@@ -230,35 +186,28 @@ fn system(status: &Status) -> Vec<Check> {
         } else {
             good(format!("{} carries revision {} at {}", gateway.id, gateway.revision, gateway.url))
         }
-    }));
-    checks
+    };
+    status.gateways.iter().map(check).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_are_graded() {
-        for (limit, grade) in [
-            (Some(1024), Grade::Broken),
-            (Some(4096), Grade::Careful),
-            (Some(20_000), Grade::Good),
-            (None, Grade::Good),
-        ] {
-            assert_eq!(open_files(limit).grade, grade, "{limit:?}");
-        }
-        assert_eq!(disk(50 << 20).grade, Grade::Broken);
-        assert_eq!(disk(5 << 30).grade, Grade::Good);
-        assert_eq!(clock(Timestamp::UNIX_EPOCH).grade, Grade::Broken);
+/// Nothing where the daemon is of before there were any.
+async fn traces(session: &Session) -> Vec<Check> {
+    let Ok(client) = session.client() else { return Vec::new() };
+    match client.patience(PATIENCE).traces(&TraceQuery { limit: Some(1), ..TraceQuery::default() }).await {
+        Ok(traces) => vec![trace_store(&traces.store)],
+        Err(error) if error.code == ErrorCode::NotFound => Vec::new(),
+        Err(error) => vec![unwell(&error.into())],
     }
+}
 
-    #[test]
-    fn ports_that_both_use_are_a_warning() {
-        let grade = |range| ephemeral_ports(range).map(|check| check.grade);
-        assert_eq!(grade("32768\t60999\n"), Some(Grade::Good));
-        assert_eq!(grade("1024\t65535\n"), Some(Grade::Careful));
-        assert_eq!(grade("29999 30000"), Some(Grade::Careful));
-        assert_eq!(grade("what"), None);
+fn trace_store(store: &TraceStore) -> Check {
+    let kept =
+        format!("{} traces are kept, in {} of {}", store.traces, size(store.size_bytes), size(store.max_size_bytes));
+    match store.dropped_spans {
+        0 => good(kept),
+        dropped => careful(
+            format!("{kept}; {dropped} spans could not be kept since the store was made"),
+            "lower `providers.telemetry.embedded.sample`: traces with gaps say where",
+        ),
     }
 }

@@ -77,6 +77,10 @@ impl Kind {
         Err(Failure::not_found(format!("there is no kind `{text}`")).hint(hint))
     }
 
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|names| names.0)
+    }
+
     fn names(self) -> &'static Names {
         // Every kind has its line, in the order of the enum; a test reads them all.
         &NAMES[self as usize]

@@ -7,6 +7,7 @@ mod args;
 mod ask;
 mod change;
 pub mod commands;
+mod describe;
 mod examine;
 mod failure;
 mod kinds;

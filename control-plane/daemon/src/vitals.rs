@@ -39,9 +39,17 @@ pub struct Samples {
     used: Arc<Mutex<Used>>,
 }
 
-/// What every process had used at the last looks, by pid.
+/// What every process had used at the last look, and what share that was of the time before it, by pid.
 #[derive(Debug, Default)]
-struct Used(BTreeMap<u32, (Instant, Duration)>);
+struct Used(BTreeMap<u32, Look>);
+
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    at: Instant,
+    cpu: Duration,
+    /// `None` where there was nothing to compare with.
+    percent: Option<f64>,
+}
 
 impl Default for Samples {
     fn default() -> Self {
@@ -271,7 +279,11 @@ struct Process {
 impl Used {
     /// Whether a look now can tell of each of these how much processor time it has been using.
     fn knows(&self, pids: &[u32]) -> bool {
-        pids.iter().all(|pid| self.0.get(pid).is_some_and(|(at, _)| at.elapsed() <= LONGEST_USE))
+        let known = |look: &Look| {
+            let age = look.at.elapsed();
+            age <= LONGEST_USE && (age >= SHORTEST_USE || look.percent.is_some())
+        };
+        pids.iter().all(|pid| self.0.get(pid).is_some_and(known))
     }
 
     fn look(&mut self, pids: &[u32]) -> BTreeMap<u32, Process> {
@@ -282,18 +294,21 @@ impl Used {
     fn seen(&mut self, now: Instant, seen: BTreeMap<u32, Usage>) -> BTreeMap<u32, Process> {
         let mut former = std::mem::take(&mut self.0);
         let process = |(pid, usage): (u32, Usage)| {
-            let before = former.remove(&pid).filter(|(at, _)| now.saturating_duration_since(*at) <= LONGEST_USE);
-            let over = before.map(|(at, used)| (now.saturating_duration_since(at), usage.cpu.saturating_sub(used)));
-            // Two who look at nearly the same time: the former look is kept to compare with.
-            let kept = match (before, over) {
-                (Some(before), Some((time, _))) if time < SHORTEST_USE => before,
-                _ => (now, usage.cpu),
+            let age = |look: &Look| now.saturating_duration_since(look.at);
+            let before = former.remove(&pid).filter(|look| age(look) <= LONGEST_USE);
+            let look = match before {
+                // Two who look at nearly the same time: what was true a moment ago is true now.
+                Some(before) if age(&before) < SHORTEST_USE => before,
+                before => {
+                    let share = |before: Look| {
+                        let used = usage.cpu.saturating_sub(before.cpu);
+                        100.0 * used.as_secs_f64() / age(&before).as_secs_f64()
+                    };
+                    Look { at: now, cpu: usage.cpu, percent: before.map(share) }
+                }
             };
-            self.0.insert(pid, kept);
-            let share = |(time, used): (Duration, Duration)| {
-                (time >= SHORTEST_USE).then(|| 100.0 * used.as_secs_f64() / time.as_secs_f64())
-            };
-            (pid, Process { cpu_percent: over.and_then(share), memory_bytes: usage.memory_bytes })
+            self.0.insert(pid, look);
+            (pid, Process { cpu_percent: look.percent, memory_bytes: usage.memory_bytes })
         };
         seen.into_iter().map(process).collect()
     }
@@ -370,7 +385,7 @@ mod tests {
         };
         assert_eq!(look(0, 500), None, "with nothing to compare");
         assert_eq!(look(1_000, 1_000), Some(50.0));
-        assert_eq!(look(1_100, 1_100), None, "too short to say");
+        assert_eq!(look(1_100, 1_100), Some(50.0), "too short a time to say anything else");
         assert_eq!(look(2_000, 3_000), Some(200.0), "and compared with the look before that");
         assert_eq!(look(60_000, 3_000), None, "too long ago");
     }

@@ -4,70 +4,26 @@ use std::path::Path;
 
 use crate::support::{command, ran};
 
-const COMMANDS: &[&[&str]] = &[
-    &[],
-    &["validate"],
-    &["plan"],
-    &["diff"],
-    &["apply"],
-    &["status"],
-    &["down"],
-    &["rollout"],
-    &["rollout", "status"],
-    &["rollout", "history"],
-    &["rollout", "undo"],
-    &["get"],
-    &["describe"],
-    &["scale"],
-    &["restart"],
-    &["logs"],
-    &["events"],
-    &["route"],
-    &["route", "ls"],
-    &["route", "describe"],
-    &["endpoint", "ls"],
-    &["registry", "ls"],
-    &["breaker"],
-    &["breaker", "ls"],
-    &["breaker", "trip"],
-    &["breaker", "hold"],
-    &["breaker", "reset"],
-    &["channel"],
-    &["channel", "ls"],
-    &["channel", "describe"],
-    &["channel", "publish"],
-    &["channel", "tail"],
-    &["channel", "pause"],
-    &["channel", "resume"],
-    &["ledger"],
-    &["loadtest"],
-    &["dlq"],
-    &["dlq", "ls"],
-    &["dlq", "show"],
-    &["dlq", "replay"],
-    &["dlq", "discard"],
-    &["dlq", "park"],
-    &["dlq", "restore"],
-    &["dlq", "export"],
-    &["dlq", "import"],
-    &["replay"],
-    &["replay", "ls"],
-    &["replay", "show"],
-    &["replay", "pause"],
-    &["replay", "resume"],
-    &["replay", "cancel"],
-    &["trace"],
-    &["audit"],
-    &["tui"],
-    &["check"],
-    &["version"],
-    &["completion"],
-    &["man"],
-];
+/// Every command, by its words, as the help itself lists them: none can be forgotten here.
+fn commands() -> Vec<Vec<String>> {
+    fn walk(words: Vec<String>, into: &mut Vec<Vec<String>>) {
+        let help = help(&words);
+        into.push(words.clone());
+        let listed = help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
+        // A line of a name; those of a long text go on further in.
+        let names = listed.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+        for name in names.filter_map(|line| line.split_whitespace().next()) {
+            walk([words.as_slice(), &[name.to_owned()]].concat(), into);
+        }
+    }
+    let mut all = Vec::new();
+    walk(Vec::new(), &mut all);
+    all
+}
 
 /// The options that every command repeats are read once, at the top.
-fn help(words: &[&str]) -> String {
-    let words: Vec<&str> = words.iter().copied().chain(["--help"]).collect();
+fn help(words: &[String]) -> String {
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
     let ran = ran(command(Path::new("/nonexistent"), &words).env("COLUMNS", "100").output().expect("meshctl runs"));
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{words:?}");
     ran.stdout
@@ -81,7 +37,9 @@ fn without_globals(help: &str) -> String {
 #[test]
 fn every_command_says_what_it_is_for() {
     let mut whole = String::new();
-    for words in COMMANDS {
+    let all = commands();
+    assert!(all.iter().any(|words| words.join(" ") == "dlq replay"), "{all:?}");
+    for words in &all {
         let help = help(words);
         let is_group = help.contains("\nCommands:\n") && !words.is_empty();
         assert!(is_group || help.contains("Examples:\n"), "{words:?} shows no examples");
@@ -100,6 +58,16 @@ fn manuals_and_completions_are_written() {
     assert_eq!(run(&["man", "--dir", man.to_str().expect("text")]).status, 0);
     assert!(man.join("meshctl-apply.1").exists());
     assert!(run(&["man"]).stdout.contains(".TH meshctl 1"));
+    for words in commands().iter().filter(|words| !words.is_empty()) {
+        let page = man.join(format!("meshctl-{}.1", words.join("-")));
+        assert!(page.exists(), "{}", page.display());
+    }
+    let page = run(&["man", "rollout-undo"]);
+    assert!(page.stdout.contains(".TH meshctl-rollout-undo 1") && page.stdout.contains("Examples:"), "{}", page.stdout);
+    assert_eq!(run(&["man", "rollout", "undo"]).stdout, page.stdout);
+    let unknown = run(&["man", "rollout-undoo"]);
+    assert_eq!(unknown.status, 3);
+    assert!(unknown.stderr.contains("hint: there are ") && unknown.stderr.contains("undo"), "{}", unknown.stderr);
     for shell in ["bash", "zsh", "fish", "powershell"] {
         assert!(run(&["completion", shell]).stdout.contains("rollout"), "{shell}");
     }

@@ -8,6 +8,7 @@ mod letters;
 mod load;
 mod look;
 mod messages;
+mod pages;
 mod silent;
 mod support;
 mod traces;

@@ -206,6 +206,8 @@ async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response
         "/v1/endpoints" => list("EndpointList", &endpoints()),
         "/v1/revisions" => list("RevisionList", &lock(&played.script).revisions),
         "/v1/events" => list("EventList", &lock(&played.script).events),
+        "/v1/vitals" if parts.uri.query() == Some("follow=true") => format!("{0}\n{0}\n", vitals()).into_response(),
+        "/v1/vitals" => Json(vitals()).into_response(),
         "/v1/logs" => (StatusCode::OK, logs()).into_response(),
         "/v1/watch" => watch(&played),
         "/v1/plan" => Json(lock(&played.script).plan.clone()).into_response(),
@@ -389,10 +391,42 @@ fn breakers() -> Value {
     let mut forced = breaker("orders:prices", "forcedOpen");
     forced["reason"] = "prices is being migrated".into();
     forced["by"] = "ann".into();
-    forced["expiresAt"] = hours_ago(-30);
+    forced["expiresAt"] = hours_ago(-30).into();
     forced["acknowledged"] = 1.into();
     forced["stragglers"] = json!(["gateway-2"]);
     json!([breaker("gateway:orders", "closed"), open, breaker("orders:mailer", "unknown"), forced])
+}
+
+fn vitals() -> Value {
+    let signals = |name: &str, rate: f64, errors: f64, p99: Option<f64>| {
+        json!({
+            "name": name, "requestsPerS": rate, "errorsPerS": errors, "refusedPerS": 0.0,
+            "latencyP50Ms": p99.map(|ms| ms / 10.0), "latencyP99Ms": p99, "inFlight": 2, "queued": 0
+        })
+    };
+    let service = |name: &str, rate: f64, errors: f64, p99: Option<f64>| {
+        let mut signals = signals(name, rate, errors, p99);
+        signals["cpuPercent"] = 12.5.into();
+        signals["memoryBytes"] = (30 << 20).into();
+        signals
+    };
+    let breaker = |edge: &str, state: &str| {
+        json!({
+            "edge": edge, "state": state, "since": hours_ago(2), "reason": null, "by": null, "expiresAt": null,
+            "acknowledged": 1, "instances": 1, "stragglers": [], "requestsPerS": 3.0, "refusedPerS": 0.5
+        })
+    };
+    json!({
+        "apiVersion": "meshctl/v1", "kind": "Vitals", "at": hours_ago(0),
+        "routes": [signals("GET /inventory/*", 0.0, 0.0, None), signals("GET,POST /orders", 120.4, 0.6, Some(56.7))],
+        "edges": [
+            signals("gateway:orders", 120.4, 0.6, Some(56.7)), signals("orders:inventory", 30.0, 30.0, None),
+            signals("orders:mailer", 0.0, 0.0, None)
+        ],
+        "services": [service("inventory", 30.0, 30.0, None), service("orders", 120.4, 0.6, Some(56.7))],
+        "channels": [], "breakers": [breaker("gateway:orders", "closed"), breaker("orders:inventory", "open")],
+        "deadLetters": 3, "silent": []
+    })
 }
 
 fn endpoints() -> Value {

@@ -1,24 +1,38 @@
 //! `meshctl check`: is everything as it should be, and what to do where it is not.
 
+use std::path::{Path, PathBuf};
+
+use meshctl_model::load::{Loaded, load};
+use meshctl_model::topology::Topology;
 use meshctl_model::{API_VERSION, exit};
 use serde::Serialize;
 
 use crate::args::OutputArgs;
-use crate::examine::{Grade, Group, examine};
-use crate::failure::Outcome;
-use crate::output::{BAD, BOLD, CAREFUL, GOOD, document, print, speaks_unicode, styled};
+use crate::examine::{Grade, Group, Ports, examine};
+use crate::failure::{Failure, Outcome};
+use crate::output::{BAD, BOLD, CAREFUL, GOOD, document, findings, print, speaks_unicode, styled};
 use crate::session::Session;
+use crate::sources::{FileArgs, invalid};
 
 /// Check the machine, the state directory and the system, and say what to do
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   meshctl check
-  meshctl check -o json
+  meshctl check --pre shop.yaml    before the first apply: the machine, and the ports of this topology
+  meshctl check -o json | jq '.groups[].checks[] | select(.grade != \"good\")'
   meshctl check --state-dir /var/lib/meshctl
 
 Exit status: 0 if nothing is broken (warnings are shown), 1 if something is.")]
 pub struct Args {
+    /// A topology whose ports are to be free
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::AnyPath)]
+    file: Option<PathBuf>,
+
+    /// Look at the machine and this program alone, before there is a system
+    #[arg(long)]
+    pre: bool,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -34,7 +48,8 @@ struct Report<'a> {
 
 pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
     args.output.output.must_not_be_names()?;
-    let groups = examine(session).await;
+    let topology = args.file.as_deref().map(topology).transpose()?;
+    let groups = examine(session, &Ports::of(topology.as_ref()), args.pre).await;
     let healthy = !groups.iter().flat_map(|group| &group.checks).any(|check| check.grade == Grade::Broken);
     let report = Report { api_version: API_VERSION, kind: "CheckReport", healthy, groups: &groups };
     if !document(&args.output.output, &report)? {
@@ -45,6 +60,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Outcome {
 
 fn page(groups: &[Group], unicode: bool) -> String {
     let mut text = String::new();
+    let all = || groups.iter().flat_map(|group| &group.checks);
     for group in groups {
         text.push_str(&format!("{}\n", styled(BOLD, group.name)));
         for check in &group.checks {
@@ -64,7 +80,25 @@ fn page(groups: &[Group], unicode: bool) -> String {
         }
         text.push('\n');
     }
+    let found = |wanted: Grade| all().filter(|check| check.grade == wanted).count();
+    let verdict = match (found(Grade::Broken), found(Grade::Careful)) {
+        (0, 0) => styled(GOOD, "everything is as it should be"),
+        (0, careful) => styled(CAREFUL, format_args!("nothing is broken; {careful} to look at")),
+        (broken, careful) => styled(BAD, format_args!("{broken} broken, {careful} to look at")),
+    };
+    text.push_str(&format!("{verdict}\n"));
     text
+}
+
+/// # Errors
+/// What cannot be read, or is no topology.
+fn topology(file: &Path) -> Result<Topology, Failure> {
+    let files = FileArgs { files: vec![file.to_owned()], file: Vec::new() };
+    let Loaded { topology, findings } = load(&files.topology()?);
+    topology.ok_or_else(|| {
+        let hint = format!("`meshctl validate {}` says what is wrong with it", file.display());
+        invalid(&findings::count(&findings)).hint(hint)
+    })
 }
 
 #[cfg(test)]
@@ -99,6 +133,8 @@ mod tests {
               wait a moment
           × orders is failed
               `meshctl logs orders` shows why
+
+        1 broken, 1 to look at
         ");
         assert!(drawn(false).is_ascii());
     }

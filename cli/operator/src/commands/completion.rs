@@ -11,6 +11,7 @@ use meshctl_api::view::traces::TraceQuery;
 use meshctl_model::exit;
 
 use crate::failure::Outcome;
+use crate::kinds::Kind;
 use crate::output::print;
 use crate::session::state_dir;
 
@@ -62,6 +63,46 @@ pub(super) fn flow_names() -> ArgValueCompleter {
     completer(|| {
         names(async |client| Some(client.flows().await.ok()?.items.into_iter().map(|flow| flow.name).collect()))
     })
+}
+
+/// Completes the names of things of one kind.
+pub(crate) fn names_of(kind: Kind) -> ArgValueCompleter {
+    completer(move || listed(kind))
+}
+
+/// Completes kinds, then `KIND/NAME`, and after a kind its names.
+pub(crate) fn things() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let typed = typed.to_string_lossy();
+        let words: Vec<String> = std::env::args().collect();
+        let found = match typed.split_once('/') {
+            Some((kind, _)) => in_kind(kind),
+            None => kind_among(&words).map_or_else(kinds, listed),
+        };
+        found.into_iter().filter(|name| name.starts_with(&*typed)).map(CompletionCandidate::new).collect()
+    })
+}
+
+fn kinds() -> Vec<String> {
+    let all = Kind::all();
+    all.map(|kind| kind.plural().to_owned()).chain(Kind::all().map(|kind| format!("{}/", kind.singular()))).collect()
+}
+
+/// `service/orders`, for what is typed as `svc/`, too.
+fn in_kind(kind: &str) -> Vec<String> {
+    let Ok(named) = Kind::parse(kind) else { return Vec::new() };
+    listed(named).into_iter().map(|name| format!("{kind}/{name}")).collect()
+}
+
+/// The kind that is named before what is being typed: `describe service` of `describe service or`.
+fn kind_among(words: &[String]) -> Option<Kind> {
+    let at = words.iter().position(|word| word == "get" || word == "describe")?;
+    let (_typed, before) = words.get(at + 1..)?.split_last()?;
+    before.iter().find_map(|word| Kind::parse(word).ok())
+}
+
+fn listed(kind: Kind) -> Vec<String> {
+    names(async |client| Some(kind.list(&client).await.ok()?.items.into_iter().map(|item| item.name).collect()))
 }
 
 /// Completes the names of channels and, with a slash, of their subscriptions.
@@ -129,4 +170,18 @@ fn names(ask: impl AsyncFnOnce(Client) -> Option<Vec<String>>) -> Vec<String> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let names = async { ask(Client::at(&dir).ok()?.patience(PATIENCE)).await };
     runtime.block_on(names).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_before_tells_the_kind() {
+        let kind = |line: &str| kind_among(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(kind("meshctl -- meshctl describe service or"), Some(Kind::Service));
+        assert_eq!(kind("meshctl -- meshctl get rt "), Some(Kind::Route));
+        assert_eq!(kind("meshctl -- meshctl get serv"), None, "it is being typed");
+        assert!(kinds().contains(&"services".to_owned()) && kinds().contains(&"edge/".to_owned()));
+    }
 }

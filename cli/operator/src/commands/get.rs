@@ -6,6 +6,7 @@ use meshctl_api::client::Client;
 use meshctl_model::{API_VERSION, exit};
 use serde_json::{Value, json};
 
+use super::completion::things;
 use super::live_with_pulse;
 use crate::args::{ListArgs, OutputArgs};
 use crate::failure::{Failure, Outcome};
@@ -28,7 +29,7 @@ revision rev, event ev, breaker cb, channel ch, subscription sub, message msg,
 deadletter dl, replay, ledger, audit, trace tr.")]
 pub struct Args {
     /// KIND[,KIND…] [NAME…], or KIND/NAME…
-    #[arg(value_name = "KIND[/NAME]", required = true)]
+    #[arg(value_name = "KIND[/NAME]", required = true, add = things())]
     things: Vec<String>,
 
     #[command(flatten)]
@@ -45,7 +46,7 @@ Examples:
   meshctl describe gateways")]
 pub struct DescribeArgs {
     /// KIND/NAME…, or KIND [NAME…]
-    #[arg(value_name = "KIND/NAME", required = true)]
+    #[arg(value_name = "KIND/NAME", required = true, add = things())]
     things: Vec<String>,
 
     #[command(flatten)]
@@ -170,10 +171,10 @@ pub(super) async fn page(session: &Session, selections: &[Selection], format: &F
         print(listings.iter().map(Listing::names).collect::<String>())?;
         return Ok(exit::OK);
     }
-    let pages: Vec<String> = listings
-        .iter()
-        .flat_map(|listing| listing.items.iter().map(|item| crate::show::describe(listing.kind, item)))
-        .collect();
+    let mut pages = Vec::new();
+    for listing in &listings {
+        pages.extend(crate::describe::pages(&client, listing.kind, &listing.items).await?);
+    }
     print(pages.join("\n"))?;
     Ok(exit::OK)
 }

@@ -26,6 +26,7 @@ mod scale;
 mod schema;
 mod status;
 mod tail;
+mod top;
 mod trace;
 mod tui;
 mod validate;
@@ -56,6 +57,7 @@ pub enum Command {
     Diff(diff::Args),
     Apply(apply::Args),
     Status(status::Args),
+    Top(top::Args),
     Down(down::Args),
     #[command(subcommand)]
     Rollout(rollout::Command),
@@ -119,6 +121,7 @@ impl Command {
             Self::Diff(args) => diff::run(session, args).await,
             Self::Apply(args) => apply::run(session, args).await,
             Self::Status(args) => status::run(session, &args).await,
+            Self::Top(args) => top::run(session, &args).await,
             Self::Down(args) => down::run(session, args).await,
             Self::Rollout(command) => rollout::run(session, command).await,
             Self::Get(args) => get::run(session, &args).await,

@@ -65,7 +65,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 pub struct NamesArgs {
     /// All where left out
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = super::completion::names_of(Kind::Route))]
     names: Vec<String>,
 
     #[command(flatten)]

@@ -49,7 +49,7 @@ pub struct StatusArgs {
 #[derive(Debug, clap::Args)]
 pub struct UndoArgs {
     /// The revision to go back to; the one before the present one where left out
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", add = super::completion::names_of(crate::kinds::Kind::Revision))]
     to_revision: Option<u64>,
 
     #[command(flatten)]

@@ -60,6 +60,17 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// The same for what is named elsewhere.
+    pub(crate) fn without_first_column(mut self) -> Self {
+        for row in &mut self.rows {
+            row.remove(0);
+        }
+        if let Some(header) = &mut self.header {
+            header.remove(0);
+        }
+        self
+    }
+
     /// Whether nothing has to give way at `width`.
     pub(crate) fn fits(&self, width: Option<u16>) -> bool {
         let text = self.draw(None);

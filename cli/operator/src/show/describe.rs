@@ -65,6 +65,12 @@ fn scalar(value: &Value) -> String {
         Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
         Value::Object(fields) if fields.is_empty() => "-".to_owned(),
+        Value::Number(number) if number.is_f64() => {
+            // More digits than anybody measured say nothing.
+            number
+                .as_f64()
+                .map_or_else(|| number.to_string(), |number| ((number * 1000.0).round() / 1000.0).to_string())
+        }
         other => other.to_string(),
     }
 }
@@ -97,7 +103,7 @@ mod tests {
                 { "id": "orders-1", "pid": 41, "startedAt": "2026-11-23T10:00:00Z" },
                 { "id": "orders-2", "pid": null, "startedAt": null }
             ],
-            "methods": ["GET", "POST"],
+            "methods": ["GET", "POST"], "load": 0.30000000000000004,
         });
         let page = describe(Kind::Service, &Item { name: "orders".into(), value, cells: Vec::new() });
         insta::assert_snapshot!(anstream::adapter::strip_str(&page).to_string(), @r"
@@ -111,6 +117,7 @@ mod tests {
               Pid:        -
               Started at: -
           Labels:     -
+          Load:       0.3
           Methods:    GET, POST
           Name:       orders
           State:      degraded

@@ -178,12 +178,12 @@ pub(crate) fn messages(messages: Vec<Message>, now: Timestamp) -> Listing {
 }
 
 /// A count that should be 0.
-fn dead(count: u64) -> Cell {
+pub(crate) fn dead(count: u64) -> Cell {
     if count == 0 { Cell::plain("0") } else { Cell::bad(count) }
 }
 
 /// Per second, in as many digits as matter.
-fn rate(per_second: f64) -> String {
+pub(crate) fn rate(per_second: f64) -> String {
     match per_second {
         0.0 => "0".to_owned(),
         rate if rate < 10.0 => format!("{rate:.1}"),

@@ -9,6 +9,7 @@ mod system;
 mod timeline;
 mod traces;
 mod traffic;
+mod vitals;
 mod waterfall;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +21,12 @@ use serde_json::{Value, json};
 
 pub(crate) use dead_letters::{audit, dead_letters, groups, replays};
 pub(crate) use describe::describe;
-pub(crate) use messages::{channels, ledger, messages, size, subscriptions};
-pub(crate) use system::{events, gateways, instances, revisions, services, state_word, why};
+pub(crate) use messages::{channels, dead, ledger, messages, rate, size, subscriptions};
+pub(crate) use system::{events, gateways, instance_word, instances, revisions, services, state_word, why};
 pub(crate) use timeline::Timeline;
 pub(crate) use traces::{next_steps, traces, whole_traces};
-pub(crate) use traffic::{breakers, edges, endpoints, routes};
+pub(crate) use traffic::{breaker, breakers, edges, endpoints, routes};
+pub(crate) use vitals::{percent, share, signals};
 pub(crate) use waterfall::{Look, waterfall};
 
 use crate::failure::Failure;
@@ -154,7 +156,7 @@ fn fields<'a>(things: impl Iterator<Item = &'a Value>) -> String {
 }
 
 /// `a=1,b=2`.
-fn labels(labels: &BTreeMap<String, String>) -> Cell {
+pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Cell {
     let text: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     if text.is_empty() { Cell::plain("-") } else { Cell::plain(text.join(",")) }
 }

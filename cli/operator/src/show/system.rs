@@ -163,13 +163,23 @@ pub(super) fn service_state(state: ServiceState) -> Cell {
 }
 
 pub(super) fn instance_state(state: InstanceState) -> Cell {
+    let word = instance_word(state);
     match state {
-        InstanceState::Ready => Cell::good("ready"),
-        InstanceState::Starting => Cell::careful("starting"),
-        InstanceState::Unhealthy => Cell::bad("unhealthy"),
-        InstanceState::Draining => Cell::careful("draining"),
-        InstanceState::Stopping => Cell::careful("stopping"),
-        InstanceState::BackingOff => Cell::bad("backingOff"),
-        InstanceState::CrashLoop => Cell::bad("crashLoop"),
+        InstanceState::Ready => Cell::good(word),
+        InstanceState::Starting | InstanceState::Draining | InstanceState::Stopping => Cell::careful(word),
+        InstanceState::Unhealthy | InstanceState::BackingOff | InstanceState::CrashLoop => Cell::bad(word),
+    }
+}
+
+/// As the API writes it.
+pub(crate) fn instance_word(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Ready => "ready",
+        InstanceState::Starting => "starting",
+        InstanceState::Unhealthy => "unhealthy",
+        InstanceState::Draining => "draining",
+        InstanceState::Stopping => "stopping",
+        InstanceState::BackingOff => "backingOff",
+        InstanceState::CrashLoop => "crashLoop",
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn edges(edges: Vec<Edge>) -> Listing {
     let item = |edge: Edge| {
         let cells = vec![
             Cell::plain(&edge.name),
-            state(&edge.breaker),
+            breaker(&edge.breaker),
             Cell::plain(edge.requests),
             Cell::plain(edge.failures),
             Cell::plain(edge.in_flight),
@@ -79,7 +79,7 @@ pub(crate) fn breakers(breakers: Vec<Breaker>, now: Timestamp) -> Listing {
         let acknowledged = format!("{}/{}", breaker.acknowledged, breaker.instances);
         let cells = vec![
             Cell::plain(&breaker.edge),
-            state(&breaker.state),
+            self::breaker(&breaker.state),
             Cell::maybe(breaker.since.map(|since| age(since, now))),
             Cell::maybe(breaker.by.as_ref()),
             Cell::maybe(breaker.expires_at.map(|at| age(now, at))),
@@ -94,7 +94,7 @@ pub(crate) fn breakers(breakers: Vec<Breaker>, now: Timestamp) -> Listing {
     Listing::new(Kind::Breaker, columns, 2, breakers.into_iter().map(item).collect())
 }
 
-fn state(state: &str) -> Cell {
+pub(crate) fn breaker(state: &str) -> Cell {
     match state {
         "closed" => Cell::good(state),
         // `unknown`: no gateway answered.

@@ -81,7 +81,7 @@ services:
         let desired = desired(shop, &mut Ports::default());
         let telemetry = desired.telemetry.as_ref().expect("telemetry");
         assert_eq!((telemetry.keep, telemetry.max_size), (Span::from_secs(7_200), Bytes(64 << 20)));
-        let data_plane = snapshot(&desired, &Observed::default(), &Default::default(), 1);
+        let data_plane = snapshot(&desired, &Observed::default(), &Default::default(), &Default::default(), 1);
         assert_eq!(data_plane.tracing, Tracing { traces_per_s: 5.0, slow_ms: 100 });
         assert_eq!(text(&desired, "a", "OTEL_EXPORTER_OTLP_ENDPOINT"), Some("http://127.0.0.1:4318"));
         assert_eq!(text(&desired, "a", "OTEL_EXPORTER_OTLP_PROTOCOL"), Some("http/protobuf"));
