@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::handover::{self, Ask};
 use crate::name::Name;
 use crate::plan::Memory;
+use crate::spans::Source as _;
 use crate::worker::{self, Shared};
 use crate::{admin, disk, listener, recent};
 
@@ -26,6 +27,8 @@ use crate::{admin, disk, listener, recent};
 /// connection (WebSocket) has no end of its own to wait for: it goes on for as long, and is then cut off; its client
 /// connects again, to whoever serves by then.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+/// How long whoever reads spans may take to get the last of them.
+const TELL_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_AFTER_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
@@ -146,6 +149,11 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
         [admin_name, handover_name].iter().for_each(Name::remove);
     }
     control.drain(DRAIN_WITHIN).await;
+    control.reading().end();
+    if tokio::time::timeout(TELL_WITHIN, control.reading().told()).await.is_ok() {
+        // What its connection has taken is written when that is next polled.
+        tokio::task::yield_now().await;
+    }
     control.end();
     // All of them are waited for, whatever became of one.
     let ended: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();

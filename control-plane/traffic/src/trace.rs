@@ -10,7 +10,6 @@ pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub(crate) const TRACE_ID: HeaderName = HeaderName::from_static("meshctl-trace-id");
 
 const LENGTH: usize = 55;
-const HEX: &[u8; 16] = b"0123456789abcdef";
 const SAMPLED: u8 = 1;
 
 /// The trace that a request belongs to, with a new span for what is done here.
@@ -105,7 +104,7 @@ impl Trace {
         write_hex(&mut text[3..19], (self.id >> 64) as u64);
         write_hex(&mut text[19..35], self.id as u64);
         write_hex(&mut text[36..52], span);
-        write_hex(&mut text[53..55], self.flags.into());
+        text[53..].copy_from_slice(&hex(self.flags.into())[6..]);
         text
     }
 }
@@ -114,11 +113,21 @@ fn header(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-fn write_hex(into: &mut [u8], mut value: u64) {
-    for digit in into.iter_mut().rev() {
-        *digit = HEX[(value & 15) as usize];
-        value >>= 4;
-    }
+/// Eight digits at once, each in a byte of one number.
+fn hex(value: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let mut digits = u64::from(value);
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // One in the bytes of those above nine, which are letters.
+    let letters = (digits + 6 * EACH) >> 4 & EACH;
+    (digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
+}
+
+fn write_hex(into: &mut [u8], value: u64) {
+    into[..8].copy_from_slice(&hex((value >> 32) as u32));
+    into[8..].copy_from_slice(&hex(value as u32));
 }
 
 /// The number that lower-case hexadecimal digits stand for.
@@ -197,6 +206,16 @@ mod tests {
         ] {
             let trace = trace(bad, |said| said.is_some());
             assert_eq!(trace.traceparent(), "00-0000000000000abc0000000000000abd-0000000000000abd-00", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_everybody_writes_them() {
+        for value in [0, 0x0123_4567_89ab_cdef, u64::MAX, 0x9a9a_9a9a_f00f_0ff0] {
+            let mut text = [0; 16];
+            write_hex(&mut text, value);
+            assert_eq!(std::str::from_utf8(&text), Ok(format!("{value:016x}").as_str()));
+            assert_eq!(read_hex(&text), Some(value));
         }
     }
 

@@ -343,3 +343,14 @@ async fn a_subscriber_that_is_away_shows_in_what_became_of_its_attempts() {
     assert!(deliveries.iter().all(|span| text(span, attribute::OUTCOME) == "waits" && span.flags == 0));
     courier.end().await;
 }
+
+#[tokio::test]
+async fn what_was_recorded_last_is_told_before_a_gateway_ends() {
+    let (origin, _) = noting().await;
+    let gateway = Gateway::serving(&unsampled(snapshot(free_address(), &[origin.address]))).await;
+    let mut told_by = Told::by(&gateway).await;
+    ask(gateway.address, get("/500")).await;
+    gateway.terminate();
+    told_by.request("/500").await;
+    assert_eq!(gateway.ended().await, Some(0));
+}

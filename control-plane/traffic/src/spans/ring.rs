@@ -16,10 +16,9 @@ pub(crate) struct Ring {
     keys: Vec<u64>,
     /// How many ever were. The record number `n` is at `n % capacity`.
     pushed: u64,
-    /// Everything before this has been taken.
-    taken: u64,
-    /// Recorded and not taken.
-    waiting: usize,
+    /// The numbers of those that are recorded and not taken; so that nobody has to look at an old record, which has long
+    /// left the cache, to know whether its loss counts.
+    waiting: VecDeque<u64>,
     dropped: u64,
     /// By the number of their record, which only rises.
     words: VecDeque<(u64, Box<str>)>,
@@ -44,8 +43,7 @@ impl Ring {
             records: Vec::with_capacity(capacity),
             keys: Vec::with_capacity(capacity),
             pushed: 0,
-            taken: 0,
-            waiting: 0,
+            waiting: VecDeque::new(),
             dropped: 0,
             words: VecDeque::new(),
         }
@@ -59,15 +57,17 @@ impl Ring {
             self.keys.push(key);
         } else {
             let at = self.at(number);
-            if self.records[at].recorded && number - self.capacity as u64 >= self.taken {
+            if self.waiting.front() == Some(&(number - self.capacity as u64)) {
                 self.dropped += 1;
-                self.waiting -= 1;
+                self.waiting.pop_front();
             }
             self.records[at] = record;
             self.keys[at] = key;
         }
         self.pushed += 1;
-        self.waiting += usize::from(record.recorded);
+        if record.recorded {
+            self.waiting.push_back(number);
+        }
         if let Some(words) = words {
             if self.words.len() == WORDS {
                 self.words.pop_front();
@@ -84,7 +84,7 @@ impl Ring {
 
     /// How many recorded ones wait for a reader.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting
+        self.waiting.len()
     }
 
     /// How many were overwritten before a reader took them.
@@ -94,18 +94,8 @@ impl Ring {
 
     /// The oldest recorded ones that nobody has taken, at most [`AT_ONCE`].
     pub(crate) fn take(&mut self) -> Vec<Remembered> {
-        let mut taken = Vec::with_capacity(self.waiting.min(AT_ONCE));
-        let mut number = self.taken.max(self.oldest());
-        while self.waiting > 0 && taken.len() < AT_ONCE {
-            let record = self.records[self.at(number)];
-            if record.recorded {
-                taken.push(self.remembered(number, record));
-                self.waiting -= 1;
-            }
-            number += 1;
-        }
-        self.taken = if self.waiting == 0 { self.pushed } else { number };
-        taken
+        let numbers: Vec<u64> = self.waiting.drain(..self.waiting.len().min(AT_ONCE)).collect();
+        numbers.into_iter().map(|number| self.remembered(number, self.records[self.at(number)])).collect()
     }
 
     /// Everything of these traces, oldest first, at most [`AT_ONCE`].

@@ -28,8 +28,9 @@ pub(crate) trait Source: 'static {
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     turn: Cell<u64>,
-    /// There is another reader, or an end.
+    /// There is another reader, one reader less, or an end.
     turned: Notify,
+    readers: Cell<u32>,
     ending: Cell<bool>,
     /// Taken, and not delivered.
     lost: Cell<u64>,
@@ -46,6 +47,11 @@ impl Reading {
         self.turned.notify_waiters();
     }
 
+    /// Returns when the reader, if there is one, has got everything; to be called after [`Self::end`].
+    pub(crate) async fn told(&self) {
+        self.until(|| self.readers.get() == 0).await;
+    }
+
     fn begin(&self) -> u64 {
         let turn = self.turn.get() + 1;
         self.turn.set(turn);
@@ -55,19 +61,17 @@ impl Reading {
 
     /// Returns when this turn is over.
     async fn over(&self, turn: u64) {
-        loop {
-            let turned = self.turned.notified();
-            if self.turn.get() != turn {
-                return;
-            }
-            turned.await;
-        }
+        self.until(|| self.turn.get() != turn).await;
     }
 
     async fn ending(&self) {
+        self.until(|| self.ending.get()).await;
+    }
+
+    async fn until(&self, so: impl Fn() -> bool) {
         loop {
             let turned = self.turned.notified();
-            if self.ending.get() {
+            if so() {
                 return;
             }
             turned.await;
@@ -81,33 +85,43 @@ pub(crate) fn stream(source: Rc<impl Source>, recorded: impl AsyncFn() + 'static
     let turn = source.reading().begin();
     tokio::task::spawn_local(async move {
         let reading = source.reading();
-        loop {
-            let last = reading.ending.get();
-            let (batch, count) = source.take().await;
-            if count > 0 {
-                let sent = tokio::select! {
-                    sent = send.send(frame(&batch)) => sent.is_ok(),
-                    () = reading.over(turn) => false,
-                };
-                if !sent {
-                    reading.lost.set(reading.lost.get() + count as u64);
-                    return;
-                }
-            }
-            if last && count == 0 {
-                return;
-            }
-            if count < super::AT_ONCE && !last {
-                tokio::select! {
-                    () = async { recorded().await; tokio::time::sleep(BATCH).await } => {}
-                    () = reading.ending() => {}
-                    () = reading.over(turn) => return,
-                    () = send.closed() => return,
-                }
-            }
-        }
+        reading.readers.set(reading.readers.get() + 1);
+        tell(&*source, turn, &recorded, &send).await;
+        reading.readers.set(reading.readers.get() - 1);
+        reading.turned.notify_waiters();
     });
     frames
+}
+
+/// Sends batches until the reader goes or is taken over from, or there is nothing more to come.
+async fn tell(source: &impl Source, turn: u64, recorded: &impl AsyncFn(), send: &mpsc::Sender<Bytes>) {
+    let reading = source.reading();
+    loop {
+        let last = reading.ending.get();
+        let (batch, count) = source.take().await;
+        if count > 0 {
+            let sent = tokio::select! {
+                sent = send.send(frame(&batch)) => sent.is_ok(),
+                () = reading.over(turn) => false,
+            };
+            if !sent {
+                reading.lost.set(reading.lost.get() + count as u64);
+                return;
+            }
+        } else if last {
+            // Until the connection has taken all of them.
+            let _gone = send.reserve_many(FRAMES).await;
+            return;
+        }
+        if count < super::AT_ONCE && !last {
+            tokio::select! {
+                () = async { recorded().await; tokio::time::sleep(BATCH).await } => {}
+                () = reading.ending() => {}
+                () = reading.over(turn) => return,
+                () = send.closed() => return,
+            }
+        }
+    }
 }
 
 /// The traces that a query asks for; `None` for everything that is recorded from now on.
