@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::id::{self, TraceId};
 use super::packed::{pack, unpack};
-use super::store::{Job, Notice, Shared, Tell, Totals, lock, seconds};
+use super::store::{Job, Notice, Shared, Tell, Totals, lock, seconds, size};
 use super::summary::{Class, Heard, Summary, joins};
 
 /// Spans of one transaction, about.
@@ -34,7 +34,7 @@ const REMOVED: usize = 500;
 /// Such transactions after one commit.
 const ROUNDS: usize = 8;
 /// Free pages given back after one commit.
-const GIVEN_BACK: i64 = 1024;
+const GIVEN_BACK: u64 = 1024;
 
 /// Spans of the traces that are remembered: those to which more is likely to come.
 const REMEMBERED: usize = 200_000;
@@ -223,11 +223,11 @@ impl Writer {
         let pages = pages(&self.connection)?;
         let surplus = pages.free > pages.all / 8 || pages.all.saturating_mul(pages.size) > most;
         if surplus && pages.free > 0 {
-            let count = pages.free.min(GIVEN_BACK as u64);
-            // It returns a row for each page.
-            let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({count})"))?;
-            let mut rows = statement.query([])?;
-            while rows.next()?.is_some() {}
+            each_row(&self.connection, &format!("PRAGMA incremental_vacuum({})", pages.free.min(GIVEN_BACK)))?;
+        }
+        if size(&self.path) > bounds.max_size {
+            // What is left of a time in which more was written, or might be.
+            each_row(&self.connection, "PRAGMA wal_checkpoint(TRUNCATE)")?;
         }
         Ok(())
     }
@@ -304,6 +304,14 @@ impl Pages {
     fn used(&self) -> u64 {
         self.all.saturating_sub(self.free).saturating_mul(self.size)
     }
+}
+
+/// Runs what does a little for each row that it is asked for.
+fn each_row(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
 }
 
 fn pages(connection: &Connection) -> rusqlite::Result<Pages> {
