@@ -208,7 +208,7 @@ fn joined(from: &Connection, trace: TraceId) -> rusqlite::Result<Whole> {
             }
         }
     }
-    whole.spans.sort_by(|a, b| (a.start_at, a.parent_span_id.is_some()).cmp(&(b.start_at, b.parent_span_id.is_some())));
+    whole.spans.sort_by_key(|span| (span.start_at, span.parent_span_id.is_some()));
     Ok(whole)
 }
 

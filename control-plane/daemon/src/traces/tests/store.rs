@@ -310,6 +310,21 @@ async fn what_just_came_is_spared_and_less_room_makes_a_smaller_file() {
 }
 
 #[tokio::test]
+async fn nothing_is_removed_before_a_bound_is_known() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("traces.db");
+    drop(open(&path));
+    let (store, _) = Store::open(&path, Box::new(|_| ())).expect("opens");
+    store.write(batch(vec![span(1, 1, None, 0)])).await;
+    age(&path, 1_000_000, "TRUE");
+    settle(&store, 1).await;
+    assert_eq!(store.state().await.expect("a state").traces, 1);
+    store.bound(Bounds::default());
+    settle(&store, 1).await;
+    assert_eq!(store.state().await.expect("a state").traces, 0);
+}
+
+#[tokio::test]
 async fn what_cannot_be_written_is_dropped_and_counted_and_said_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("traces.db");
@@ -367,7 +382,7 @@ async fn what_processes_lost_is_added_up_over_restarts_of_theirs_and_ours() {
     for (source, lost, sum) in
         [("gateway-1", 5, 5), ("gateway-1", 5, 5), ("courier-1", 2, 7), ("gateway-1", 9, 11), ("gateway-1", 3, 14)]
     {
-        store.lost(source, lost);
+        assert!(store.lost(source, lost));
         settle(&store, 1).await;
         assert_eq!(store.state().await.expect("a state").dropped_spans, sum);
         drop(store);
