@@ -54,7 +54,7 @@ pub(super) fn environment(telemetry: &DesiredTelemetry, service: &str) -> [(Stri
 mod tests {
     use crate::delivery::{COURIER, COURIER_CONFIG, CourierConfig};
     use crate::load::{SourceFile, Sources, load};
-    use crate::plan::{Desired, Observed, Overlay, render, snapshot};
+    use crate::plan::{Desired, Observed, Overlay, changes, render, snapshot};
 
     use super::*;
 
@@ -94,6 +94,22 @@ channels: { done: { subscriptions: { a: { deliver: /done } } } }";
         assert_eq!(text(&desired, "a", "OTEL_SERVICE_NAME"), Some("a"));
         assert_eq!(text(&desired, "b", "OTEL_SERVICE_NAME"), Some("other"), "the topology holds");
         assert_eq!(text(&desired, "b", "OTEL_EXPORTER_OTLP_ENDPOINT"), Some("http://collector:4318"));
+    }
+
+    #[test]
+    fn a_change_of_it_is_one() {
+        let mut ports = Ports::default();
+        let before = desired("services: { a: { builtin: hello } }", &mut ports);
+        let shop = "
+providers: { telemetry: { embedded: { sample: 5/s } } }
+services: { a: { builtin: hello } }";
+        let found = changes(&before, &desired(shop, &mut ports));
+        let [change] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(
+            (change.action.as_str(), change.kind.as_str(), change.name.as_str()),
+            ("change", "telemetry", "traces")
+        );
+        assert!(change.why.contains("tracesPerS: 100.0 -> 5.0"), "{}", change.why);
     }
 
     #[test]
