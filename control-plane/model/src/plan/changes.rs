@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::channels;
 use super::desired::{Desired, DesiredEdge, DesiredService, Template};
-use crate::delivery::{BROKER, COURIER};
+use crate::delivery::{BROKER, COURIER, COURIER_CONFIG, CourierConfig};
+use crate::snapshot::Tracing;
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ use crate::delivery::{BROKER, COURIER};
 pub struct Change {
     /// `create`, `change`, `remove`, `restart`, `scale`.
     pub action: String,
-    /// `service`, `gateway`, `channel`, `subscription`, `route`, `edge`, `flow`.
+    /// `service`, `gateway`, `channel`, `subscription`, `route`, `edge`, `flow`, `topology`, `telemetry`.
     pub kind: String,
     pub name: String,
     /// The difference that causes it.
@@ -69,6 +70,10 @@ pub fn changes(old: &Desired, new: &Desired) -> Vec<Change> {
             &serde_json::json!({"name": new.name, "lease": new.lease}),
         );
         changes.push(Change::new("change", "topology", &new.name, why, "nothing is restarted"));
+    }
+    if new.gateway.is_some() && old.gateway.is_some() && old.telemetry != new.telemetry {
+        let why = difference(&to_value(&old.telemetry), &to_value(&new.telemetry));
+        changes.push(Change::new("change", "telemetry", "traces", why, "what is kept stays, within the new bounds"));
     }
     changes
 }
@@ -124,8 +129,14 @@ fn replacement(name: &str, before: &DesiredService, service: &DesiredService) ->
     } else {
         let bare = |template: &Template| to_value(&Template { files: BTreeMap::new(), ..template.clone() });
         let mut parts = differences(&bare(old), &bare(new));
-        // What couriers have for a file is all their channels, which are told of one by one.
-        parts.extend((old.files != new.files).then(|| "its channels changed".to_owned()));
+        // What couriers have for a file is all their channels, which are told of one by one, and what they record.
+        let channels = |template: &Template| -> Option<CourierConfig> {
+            let config = serde_json::from_str::<CourierConfig>(template.files.get(COURIER_CONFIG)?).ok()?;
+            Some(CourierConfig { tracing: Tracing::default(), ..config })
+        };
+        let same = old.files.contains_key(COURIER_CONFIG) && channels(old) == channels(new);
+        let what = if same { "what it records of traces changed" } else { "its channels changed" };
+        parts.extend((old.files != new.files).then(|| what.to_owned()));
         ("change", parts.join("; "))
     };
     let consequence = match (service.kind.as_str(), new.fixed_port) {
