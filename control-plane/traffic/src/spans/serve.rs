@@ -83,9 +83,9 @@ impl Reading {
 pub(crate) fn stream(source: Rc<impl Source>, recorded: impl AsyncFn() + 'static) -> mpsc::Receiver<Bytes> {
     let (send, frames) = mpsc::channel(FRAMES);
     let turn = source.reading().begin();
+    source.reading().readers.set(source.reading().readers.get() + 1);
     tokio::task::spawn_local(async move {
         let reading = source.reading();
-        reading.readers.set(reading.readers.get() + 1);
         tell(&*source, turn, &recorded, &send).await;
         reading.readers.set(reading.readers.get() - 1);
         reading.turned.notify_waiters();
