@@ -17,6 +17,7 @@ use super::otlp;
 use super::store::{Bounds, Store};
 use meshctl_drivers::spans::Spans;
 
+/// Where `TRACES` does not say how many.
 const TRACES: u64 = 1_000_000;
 /// Of one request: at the gateway, its attempt, the inner edge, its attempt.
 const EACH: u64 = 4;
@@ -80,13 +81,14 @@ fn used() -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures, and takes its time"]
 async fn measure_traces() {
+    let traces = std::env::var("TRACES").ok().and_then(|text| text.parse().ok()).unwrap_or(TRACES);
     let folder = tempfile::tempdir().expect("a folder");
     let (store, _) = Store::open(&folder.path().join("traces.db"), Box::new(|_| ())).expect("opens");
     store.bound(Bounds { max_size: 4 << 30, ..Bounds::default() });
     let now = jiff::Timestamp::now().as_nanosecond() as u64;
     let (begun, before) = (Instant::now(), used());
     let mut making = Duration::ZERO;
-    for first in (0..TRACES).step_by(BATCH as usize) {
+    for first in (0..traces).step_by(BATCH as usize) {
         let made = Instant::now();
         let bytes = batch(first, now);
         making += made.elapsed();
@@ -101,7 +103,7 @@ async fn measure_traces() {
     }
     store.write(Default::default()).await;
     let (wall, processor) = (begun.elapsed(), used() - before - making);
-    let spans = TRACES * EACH;
+    let spans = traces * EACH;
     let state = store.state().await.expect("a state");
     println!(
         "{spans} spans in {wall:.1?}, {processor:.1?} of a processor without making them: {:.0} spans/s and core; {} MiB, {} bytes a span; dropped {}",
@@ -110,17 +112,17 @@ async fn measure_traces() {
         state.size_bytes / spans,
         state.dropped_spans,
     );
-    assert_eq!((state.traces, state.spans, state.dropped_spans), (TRACES, spans, 0));
+    assert_eq!((state.traces, state.spans, state.dropped_spans), (traces, spans, 0));
     let mut times: Vec<Duration> = Vec::new();
     for number in 0..500 {
-        let asked = trace_text(scatter(number * 1999 % TRACES));
+        let asked = trace_text(scatter(number * 1999 % traces));
         let begun = Instant::now();
         let found = store.read("look", move |from| super::read::whole(from, &asked)).await.expect("reads");
         times.push(begun.elapsed());
         assert_eq!(found.map(|whole| whole.spans.len()), Some(EACH as usize));
     }
     times.sort();
-    println!("by id, among {TRACES}: p50 {:.2?}, p99 {:.2?}, most {:.2?}", times[250], times[495], times[499]);
+    println!("by id, among {traces}: p50 {:.2?}, p99 {:.2?}, most {:.2?}", times[250], times[495], times[499]);
     for (what, query) in [
         ("newest 50", TraceQuery::default()),
         ("slowest 50", TraceQuery { slowest: true, ..TraceQuery::default() }),
