@@ -21,6 +21,7 @@ mod runtime;
 mod secrets;
 mod shop;
 mod terminal;
+mod traces;
 mod validate;
 
 /// One service with two instances behind `/`, and everything below it.

@@ -7,7 +7,7 @@ use meshctl_api::client::Client;
 use meshctl_api::view::traces::Trace;
 use meshctl_model::exit;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::one;
 use crate::failure::{Failure, Outcome};
@@ -27,18 +27,18 @@ enum Ending {
     Interrupted,
 }
 
-/// Waits for the trace that `id` means, for at most `timeout`, and shows it.
+/// Waits for the trace that `id` means, until `timeout` after `begun`, and shows it.
 pub(super) async fn until_complete(
     session: &Session,
     client: &Client,
     id: &str,
-    timeout: Duration,
+    (begun, timeout): (Instant, Duration),
     format: &Format,
 ) -> Outcome {
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| Failure::file("cannot listen for Ctrl-C", &error))?;
     let mut view = View::new(session.is_quiet());
-    let deadline = sleep(timeout);
+    let deadline = sleep_until(begun + timeout);
     tokio::pin!(deadline);
     let mut trace: Option<Trace> = None;
     let mut since = Instant::now();
