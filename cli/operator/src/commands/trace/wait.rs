@@ -15,8 +15,10 @@ use crate::output::{self, Format};
 use crate::session::Session;
 use crate::traces::resolve;
 
-/// Nothing tells of a trace's progress: it is asked for.
+/// Nothing tells of a trace's progress: it is asked for, at first often, and less so while nothing changes, because for each
+/// answer everybody is asked who may remember more.
 const POLL: Duration = Duration::from_millis(200);
+const SLOWEST: Duration = Duration::from_secs(1);
 /// Spans are sent a tenth of a second late, and each process sends its own: a trace to which nothing was added for so long, and in
 /// which nothing is missing, is complete.
 const QUIET: Duration = Duration::from_millis(800);
@@ -42,6 +44,7 @@ pub(super) async fn until_complete(
     tokio::pin!(deadline);
     let mut trace: Option<Trace> = None;
     let mut since = Instant::now();
+    let mut pause = POLL;
     let ending = loop {
         let next = tokio::select! {
             next = resolve(client, id) => next,
@@ -51,7 +54,7 @@ pub(super) async fn until_complete(
         match next {
             Ok(next) => {
                 if trace.as_ref().is_none_or(|trace| trace.spans.len() != next.spans.len() || trace.gaps != next.gaps) {
-                    since = Instant::now();
+                    (since, pause) = (Instant::now(), POLL);
                 }
                 trace = Some(next);
             }
@@ -67,10 +70,11 @@ pub(super) async fn until_complete(
         }
         view.show(&awaited(trace.as_ref()));
         tokio::select! {
-            () = sleep(POLL) => {}
+            () = sleep(pause) => {}
             _ = interrupt.recv() => break Ending::Interrupted,
             () = &mut deadline => break Ending::TimedOut,
         }
+        pause = (pause * 5 / 4).min(SLOWEST);
     };
     view.close();
     if let Some(trace) = &trace {
