@@ -116,13 +116,16 @@ pub async fn follow_for_ever(shared: Shared, traces: Traces) {
             let couriers =
                 running(COURIER).filter_map(|one| Some((one.spec.id.clone(), Process::Courier(one.address()?))));
             let there: BTreeMap<String, Process> = gateways.chain(couriers).collect();
-            Ok((there, control.state.desired.telemetry.clone()))
+            let desired = &control.state.desired;
+            // A revision of an older version says nothing of traces; where nothing is wanted, what is kept stays as it is.
+            let wanted = desired.gateway.as_ref().map(|_| desired.telemetry.as_ref().map(bounds).unwrap_or_default());
+            Ok((there, wanted, desired.telemetry.as_ref().map(|telemetry| telemetry.listen)))
         });
-        let Ok((there, telemetry)) = look.await else { return };
-        if let Some(telemetry) = &telemetry {
-            traces.store.bound(bounds(telemetry));
+        let Ok((there, wanted, listen)) = look.await else { return };
+        if let Some(wanted) = wanted {
+            traces.store.bound(wanted);
         }
-        listening.at(telemetry.map(|telemetry| telemetry.listen), &traces, &shared.messages).await;
+        listening.at(listen, &traces, &shared.messages).await;
         followed.retain(|id, wanted| {
             let stays = there.contains_key(id);
             // What is on its way out is read to its end.
@@ -151,14 +154,17 @@ fn bounds(telemetry: &DesiredTelemetry) -> Bounds {
 
 /// Reads one process until it is no more.
 async fn follow(id: String, process: Process, traces: Traces, wanted: Arc<AtomicBool>) {
+    let mut said = None;
     while wanted.load(Ordering::Relaxed) {
         match process.follow().await {
             Ok(mut batches) => {
                 while let Some(batch) = batches.recv().await {
                     let bytes = batch.encoded_len();
                     let read = otlp::read(batch, bytes);
-                    if let Some(dropped) = read.dropped {
-                        traces.store.lost(&id, dropped);
+                    if let Some(dropped) = read.dropped.filter(|dropped| said != Some(*dropped))
+                        && traces.store.lost(&id, dropped)
+                    {
+                        said = Some(dropped);
                     }
                     lock(&traces.recall).want(read.unsampled, Instant::now());
                     traces.store.put(read.batch).await;

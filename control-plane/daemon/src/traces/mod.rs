@@ -96,6 +96,12 @@ impl Traces {
         if seconds > 0.0 { (now - before) as f64 / seconds } else { 0.0 }
     }
 
+    /// Until what was taken in can be looked up.
+    #[cfg(test)]
+    pub async fn settle(&self) {
+        self.store.write(Batch::default()).await;
+    }
+
     /// What is done from time to time.
     fn tick(&self) {
         let now = Instant::now();

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::id::{self, SpanId, TraceId};
 
 /// Words that most chunks would have, known by their place: at the end more may be added, and nothing may be moved.
-const KNOWN: [&str; 30] = [
+const KNOWN: [&str; 34] = [
     "",
     "gateway",
     "courier",
@@ -44,6 +44,10 @@ const KNOWN: [&str; 30] = [
     "server.port",
     "network.protocol.version",
     "url.scheme",
+    "meshctl.subscription.state",
+    "paused",
+    "probing",
+    "waits",
 ];
 
 static PLACES: LazyLock<HashMap<&'static str, u32>> =
@@ -338,6 +342,7 @@ pub mod tests {
             a::REPLAY,
             a::DEAD_LETTER,
             a::FALLBACK,
+            a::SUBSCRIPTION_STATE,
         ] {
             assert!(PLACES.contains_key(name), "{name}");
         }

@@ -208,7 +208,7 @@ fn joined(from: &Connection, trace: TraceId) -> rusqlite::Result<Whole> {
             }
         }
     }
-    whole.spans.sort_by(|a, b| (a.start_at, a.parent_span_id.is_some()).cmp(&(b.start_at, b.parent_span_id.is_some())));
+    whole.spans.sort_by_key(|span| (span.start_at, span.parent_span_id.is_some()));
     Ok(whole)
 }
 
@@ -233,13 +233,14 @@ fn numbered(from: &Connection, trace: TraceId) -> rusqlite::Result<Option<i64>> 
     statement.query_row([trace.to_be_bytes()], |row| row.get(0)).optional()
 }
 
-/// The traces under a key of `joins`: not all of them need to be what is looked for.
+/// The traces under a key of `joins`: not all of them need to be what is looked for. Of many only itself, as many as can be
+/// joined, and one by which it is known that there are more.
 fn under(from: &Connection, key: i64) -> rusqlite::Result<Vec<(i64, TraceId)>> {
     let mut statement = from.prepare_cached(
         "SELECT number, trace_id FROM joins JOIN traces ON number = trace WHERE key = ?1 ORDER BY number LIMIT ?2",
     )?;
     let rows = statement
-        .query_map(params![key, JOINED as i64 + 1], |row| Ok((row.get(0)?, TraceId::from_be_bytes(row.get(1)?))))?;
+        .query_map(params![key, JOINED as i64 + 2], |row| Ok((row.get(0)?, TraceId::from_be_bytes(row.get(1)?))))?;
     rows.collect()
 }
 

@@ -118,7 +118,8 @@ pub(super) struct Totals {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub totals: Mutex<Totals>,
-    pub bounds: Mutex<Bounds>,
+    /// `None` until somebody has said so: nothing is removed by a bound that nobody set.
+    pub bounds: Mutex<Option<Bounds>>,
     /// Dropped, and not written down yet.
     pub dropped: AtomicU64,
     /// Stored since the daemon started, to make a rate of.
@@ -213,9 +214,9 @@ impl Store {
         self.shared.dropped.fetch_add(spans as u64, Ordering::Relaxed);
     }
 
-    /// Hears that a process has dropped so many spans since it started. What is not taken in now is with the next word of it.
-    pub fn lost(&self, source: &str, dropped: u64) {
-        let _ = self.jobs.try_send(Job::Lost { source: source.to_owned(), dropped });
+    /// Hears that a process has dropped so many spans since it started; `false` where it has to be said again.
+    pub fn lost(&self, source: &str, dropped: u64) -> bool {
+        self.jobs.try_send(Job::Lost { source: source.to_owned(), dropped }).is_ok()
     }
 
     /// Removes what is too old or too much; it is done after every commit, too.
@@ -225,7 +226,7 @@ impl Store {
     }
 
     pub fn bound(&self, bounds: Bounds) {
-        *lock(&self.shared.bounds) = bounds;
+        *lock(&self.shared.bounds) = Some(bounds);
     }
 
     /// Spans stored since the daemon started.
@@ -240,7 +241,7 @@ impl Store {
             from.prepare_cached("SELECT min(start_at) FROM traces")?.query_row([], |row| row.get::<_, Option<i64>>(0))
         });
         let oldest = oldest.await?;
-        let (totals, bounds) = (*lock(&self.shared.totals), *lock(&self.shared.bounds));
+        let (totals, bounds) = (*lock(&self.shared.totals), lock(&self.shared.bounds).unwrap_or_default());
         Ok(TraceStore {
             traces: totals.traces,
             spans: totals.spans,

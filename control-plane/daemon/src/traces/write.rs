@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::id::{self, TraceId};
 use super::packed::{pack, unpack};
-use super::store::{Job, Notice, Shared, Tell, Totals, lock, seconds};
+use super::store::{Bounds, Job, Notice, Shared, Tell, Totals, lock, seconds, size};
 use super::summary::{Class, Heard, Summary, joins};
 
 /// Spans of one transaction, about.
@@ -34,7 +34,7 @@ const REMOVED: usize = 500;
 /// Such transactions after one commit.
 const ROUNDS: usize = 8;
 /// Free pages given back after one commit.
-const GIVEN_BACK: i64 = 1024;
+const GIVEN_BACK: u64 = 1024;
 
 /// Spans of the traces that are remembered: those to which more is likely to come.
 const REMEMBERED: usize = 200_000;
@@ -150,7 +150,7 @@ impl Writer {
 
     /// The journal is part of what is kept: its size follows from what that may be.
     fn prepare_journal(&mut self) {
-        let max_size = lock(&self.shared.bounds).max_size;
+        let Some(Bounds { max_size, .. }) = *lock(&self.shared.bounds) else { return };
         if std::mem::replace(&mut self.journal_for, max_size) != max_size {
             let journal = journal(max_size);
             let set = self.connection.pragma_update(None, "journal_size_limit", journal);
@@ -171,7 +171,7 @@ impl Writer {
         if order.is_empty() && lost.is_empty() && dropped == 0 {
             return Ok(());
         }
-        let slow_ns = i64::try_from(lock(&self.shared.bounds).slow.as_nanos()).unwrap_or(i64::MAX);
+        let slow_ns = i64::try_from(lock(&self.shared.bounds).unwrap_or_default().slow.as_nanos()).unwrap_or(i64::MAX);
         let mut totals = Totals { dropped: self.totals.dropped + dropped, ..self.totals };
         let before = totals.spans;
         let to = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -197,7 +197,7 @@ impl Writer {
 
     /// Removes what is too old, and then what is too much.
     fn tend(&mut self) -> rusqlite::Result<()> {
-        let bounds = *lock(&self.shared.bounds);
+        let Some(bounds) = *lock(&self.shared.bounds) else { return Ok(()) };
         let keep = i64::try_from(bounds.keep.as_secs()).unwrap_or(i64::MAX);
         let now = seconds();
         let most = bounds.max_size - journal(bounds.max_size).unsigned_abs();
@@ -223,11 +223,11 @@ impl Writer {
         let pages = pages(&self.connection)?;
         let surplus = pages.free > pages.all / 8 || pages.all.saturating_mul(pages.size) > most;
         if surplus && pages.free > 0 {
-            let count = pages.free.min(GIVEN_BACK as u64);
-            // It returns a row for each page.
-            let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({count})"))?;
-            let mut rows = statement.query([])?;
-            while rows.next()?.is_some() {}
+            each_row(&self.connection, &format!("PRAGMA incremental_vacuum({})", pages.free.min(GIVEN_BACK)))?;
+        }
+        if size(&self.path) > bounds.max_size {
+            // What is left of a time in which more was written, or might be.
+            each_row(&self.connection, "PRAGMA wal_checkpoint(TRUNCATE)")?;
         }
         Ok(())
     }
@@ -304,6 +304,14 @@ impl Pages {
     fn used(&self) -> u64 {
         self.all.saturating_sub(self.free).saturating_mul(self.size)
     }
+}
+
+/// Runs what does a little for each row that it is asked for.
+fn each_row(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
 }
 
 fn pages(connection: &Connection) -> rusqlite::Result<Pages> {

@@ -144,7 +144,7 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
         .iter()
         .map(|(name, service)| (name.clone(), desired_service(name, service, overlay, &edges, &telemetry)))
         .collect();
-    services.append(&mut messages::services(topology, overlay, &channels));
+    services.append(&mut messages::services(topology, overlay, &channels, &telemetry.tracing));
     Ok(Desired {
         name: topology.name.clone().unwrap_or_default(),
         services,

@@ -119,6 +119,7 @@ pub(super) fn services(
     topology: &Topology,
     overlay: &Overlay,
     channels: &BTreeMap<String, Channel>,
+    tracing: &Tracing,
 ) -> BTreeMap<String, DesiredService> {
     if channels.is_empty() {
         return BTreeMap::new();
@@ -126,7 +127,7 @@ pub(super) fn services(
     let config = CourierConfig {
         topology: topology.name.clone().unwrap_or_default(),
         channels: channels.clone(),
-        tracing: Tracing::default(),
+        tracing: tracing.clone(),
     };
     let config = serde_json::to_string_pretty(&config).unwrap_or_default();
     let broker = Template { exclusive: true, ..role(BROKER, Span::from_secs(10), overlay) };

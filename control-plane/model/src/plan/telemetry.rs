@@ -52,6 +52,7 @@ pub(super) fn environment(telemetry: &DesiredTelemetry, service: &str) -> [(Stri
 
 #[cfg(test)]
 mod tests {
+    use crate::delivery::{COURIER, COURIER_CONFIG, CourierConfig};
     use crate::load::{SourceFile, Sources, load};
     use crate::plan::{Desired, Observed, Overlay, render, snapshot};
 
@@ -77,12 +78,17 @@ mod tests {
 providers: { telemetry: { embedded: { keep: 2h, maxSize: 64MiB, sample: 5/s, slow: 100ms, listen: '127.0.0.1:4318' } } }
 services:
   a: { builtin: hello }
-  b: { builtin: hello, env: { OTEL_SERVICE_NAME: other, OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318' } }";
+  c: { builtin: hello, publishes: [done] }
+  b: { builtin: hello, env: { OTEL_SERVICE_NAME: other, OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318' } }
+channels: { done: { subscriptions: { a: { deliver: /done } } } }";
         let desired = desired(shop, &mut Ports::default());
         let telemetry = desired.telemetry.as_ref().expect("telemetry");
         assert_eq!((telemetry.keep, telemetry.max_size), (Span::from_secs(7_200), Bytes(64 << 20)));
         let data_plane = snapshot(&desired, &Observed::default(), &Default::default(), 1);
         assert_eq!(data_plane.tracing, Tracing { traces_per_s: 5.0, slow_ms: 100 });
+        let courier: CourierConfig =
+            serde_json::from_str(&desired.services[COURIER].template.files[COURIER_CONFIG]).expect("a configuration");
+        assert_eq!(courier.tracing, data_plane.tracing);
         assert_eq!(text(&desired, "a", "OTEL_EXPORTER_OTLP_ENDPOINT"), Some("http://127.0.0.1:4318"));
         assert_eq!(text(&desired, "a", "OTEL_EXPORTER_OTLP_PROTOCOL"), Some("http/protobuf"));
         assert_eq!(text(&desired, "a", "OTEL_SERVICE_NAME"), Some("a"));

@@ -7,6 +7,7 @@ use meshctl_api::view::messages::{DeadLetterQuery, DeadLetterRequest, Replay};
 use meshctl_drivers::broker::{Broker, ChannelSpec};
 use meshctl_model::delivery::{Alert, Behind, Channel, Retry, Subscription};
 use meshctl_model::message::{Failure, header};
+use meshctl_model::trace::attribute;
 use meshctl_model::units::{Bytes, Percent, Span};
 use tokio::sync::{mpsc, watch};
 
@@ -299,4 +300,40 @@ async fn an_import_that_is_a_dry_run_reads_and_writes_nothing() {
         assert_eq!((outcome.selected, outcome.changed, outcome.dry_run), (1, changed, dry_run));
         assert_eq!(daemon.counts().await.imported, if dry_run { 0 } else { changed });
     }
+}
+
+#[tokio::test]
+async fn a_dead_letter_and_its_replay_are_in_the_trace_of_the_message() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = broker().await;
+    let mut traced = message("m1");
+    traced.set_header(header::TRACEPARENT, format!("00-{TRACE}-00f067aa0ba902b7-00"));
+    broker.put(&behind(Behind::Dead), died(&place("billing"), traced, Failure::Rejected, at(0)));
+    // One without a trace is a letter like any other.
+    die(&broker, [2]);
+    let mut daemon = Daemon::start(&folder.path().join("deadletters.db"), &broker);
+    while daemon.counts().await.taken_in < 2 {
+        daemon.hears("deadletter.arrived").await;
+    }
+    tokio::spawn(subscriber(Arc::clone(&broker), |_| false));
+    let replay = daemon.replay_all().await;
+    daemon.hears("replay.done").await;
+    daemon.traces.settle().await;
+
+    let trace = daemon.traces.show(TRACE, &BTreeMap::new()).await.expect("is there");
+    let said = |of: &str| trace.spans.iter().find(|span| span.operation.starts_with(of)).expect("is said");
+    let (letter, issue) = (said("dead letter order.placed/billing"), said("replay "));
+    assert_eq!((trace.spans.len(), letter.service.as_str()), (2, "daemon"));
+    assert_eq!(letter.parent_span_id.as_deref(), Some("00f067aa0ba902b7"));
+    assert_eq!((letter.text(attribute::MESSAGE_ID), letter.text(attribute::ERROR)), (Some("m1"), Some("poison")));
+    let shown = daemon.letters.show(letter.text(attribute::DEAD_LETTER).expect("an id").to_owned()).await;
+    assert_eq!(shown.expect("the letter").message_id, "m1");
+    assert_eq!(letter.message.as_deref(), Some("POST /events answered 422: no order 1"));
+    assert_eq!(issue.operation, format!("replay {} order.placed/billing", replay.replay_id));
+    assert_eq!(issue.parent_span_id.as_deref(), Some("00f067aa0ba902b7"));
+    let issued = broker.all(&behind(Behind::Replay)).into_iter().find(|message| message.id == "m1").expect("issued");
+    let below = format!("00-{TRACE}-{}-00", issue.span_id);
+    assert_eq!(issued.header(header::TRACEPARENT), Some(below.as_str()), "what follows hangs below the replay");
+    assert_eq!(trace.message_ids, ["m1"]);
 }

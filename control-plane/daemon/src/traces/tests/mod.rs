@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::id::{span_text, trace_text};
 use super::read::{Whole, whole};
-use super::store::{Batch, Notice, Store};
+use super::store::{Batch, Bounds, Notice, Store};
 
 /// A span of the service `orders` that took 10 ms, `at` milliseconds after a moment of long ago.
 fn span(trace: u128, id: u64, parent: Option<u64>, at: i64) -> Span {
@@ -86,5 +86,6 @@ fn open(path: &std::path::Path) -> (Store, Arc<Mutex<Vec<Notice>>>) {
     let (store, aside) =
         Store::open(path, Box::new(move |notice| tell.lock().expect("a lock").push(notice))).expect("opens");
     assert_eq!(aside, None);
+    store.bound(Bounds::default());
     (store, told)
 }

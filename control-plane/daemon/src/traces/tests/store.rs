@@ -310,6 +310,21 @@ async fn what_just_came_is_spared_and_less_room_makes_a_smaller_file() {
 }
 
 #[tokio::test]
+async fn nothing_is_removed_before_a_bound_is_known() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("traces.db");
+    drop(open(&path));
+    let (store, _) = Store::open(&path, Box::new(|_| ())).expect("opens");
+    store.write(batch(vec![span(1, 1, None, 0)])).await;
+    age(&path, 1_000_000, "TRUE");
+    settle(&store, 1).await;
+    assert_eq!(store.state().await.expect("a state").traces, 1);
+    store.bound(Bounds::default());
+    settle(&store, 1).await;
+    assert_eq!(store.state().await.expect("a state").traces, 0);
+}
+
+#[tokio::test]
 async fn what_cannot_be_written_is_dropped_and_counted_and_said_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("traces.db");
@@ -367,7 +382,7 @@ async fn what_processes_lost_is_added_up_over_restarts_of_theirs_and_ours() {
     for (source, lost, sum) in
         [("gateway-1", 5, 5), ("gateway-1", 5, 5), ("courier-1", 2, 7), ("gateway-1", 9, 11), ("gateway-1", 3, 14)]
     {
-        store.lost(source, lost);
+        assert!(store.lost(source, lost));
         settle(&store, 1).await;
         assert_eq!(store.state().await.expect("a state").dropped_spans, sum);
         drop(store);
@@ -378,19 +393,25 @@ async fn what_processes_lost_is_added_up_over_restarts_of_theirs_and_ours() {
 #[tokio::test]
 async fn a_damaged_file_is_set_aside() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("traces.db");
-    let (store, _) = open(&path);
-    store.write(batch(vec![span(1, 1, None, 0)])).await;
-    drop(store);
-    std::fs::write(
-        &path,
-        b"nothing that SQLite would know, of any length that is enough to be read as a header".repeat(99),
-    )
-    .expect("writes");
-    let (store, aside) = Store::open(&path, Box::new(|_| ())).expect("opens another");
-    assert!(aside.is_some_and(|aside| std::path::Path::new(&aside).exists()));
-    store.write(batch(vec![span(2, 1, None, 0)])).await;
-    assert!(find(&store, &trace_text(2)).await.is_some());
-    use std::os::unix::fs::PermissionsExt;
-    assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+    let whole = folder.path().join("whole.db");
+    let (store, _) = open(&whole);
+    store.write(batch((1..500).map(|trace| large(trace, 0)).collect())).await;
+    let garbage = folder.path().join("garbage.db");
+    let text = b"nothing that anybody would know, long enough to be taken for a header".repeat(99);
+    std::fs::write(&garbage, text).expect("writes");
+    // Sound at the beginning, where it says what it is, and nowhere else.
+    let holed = folder.path().join("holed.db");
+    let into = format!("VACUUM INTO '{}'", holed.display());
+    Connection::open(&whole).and_then(|side| side.execute_batch(&into)).expect("copies");
+    let mut bytes = std::fs::read(&holed).expect("reads");
+    bytes[4096..].fill(0xa5);
+    std::fs::write(&holed, bytes).expect("writes");
+    for path in [garbage, holed] {
+        let (store, aside) = Store::open(&path, Box::new(|_| ())).expect("opens another");
+        assert!(aside.is_some_and(|aside| std::path::Path::new(&aside).exists()), "{}", path.display());
+        store.write(batch(vec![span(2, 1, None, 0)])).await;
+        assert!(find(&store, &trace_text(2)).await.is_some());
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+    }
 }
