@@ -25,6 +25,7 @@ mod secrets;
 mod shop;
 mod terminal;
 mod tui;
+mod traces;
 mod validate;
 
 /// One service with two instances behind `/`, and everything below it.

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use anstyle::Style;
 use jiff::Timestamp;
 use meshctl_api::view::traces::Trace;
-use meshctl_model::trace::{Node, Span, SpanStatus, Subscriptions, Tree, Wait, WaitCause, What, assemble, attribute};
+use meshctl_model::trace::{
+    Node, Span, SpanKind, SpanStatus, Subscriptions, Tree, Wait, WaitCause, What, assemble, attribute,
+};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::milliseconds;
@@ -21,6 +23,8 @@ mod tests;
 pub(crate) struct Look {
     /// `None` where nothing is trimmed.
     pub(crate) width: Option<usize>,
+    /// Whether the only attempt of a request has a line of its own, too.
+    pub(crate) attempts: bool,
     pub(crate) signs: &'static Signs,
 }
 
@@ -28,7 +32,7 @@ impl Look {
     pub(crate) fn of_stdout() -> Self {
         let width = output::width().map(usize::from);
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { width, signs: if output::speaks_unicode() && !is_dumb { &UNICODE } else { &ASCII } }
+        Self { width, attempts: false, signs: if output::speaks_unicode() && !is_dumb { &UNICODE } else { &ASCII } }
     }
 }
 
@@ -44,6 +48,7 @@ pub(crate) struct Signs {
     other: char,
     waiting: char,
     error: &'static str,
+    to: &'static str,
     cut: &'static str,
 }
 
@@ -56,6 +61,7 @@ pub(crate) const UNICODE: Signs = Signs {
     other: '▒',
     waiting: '·',
     error: "× ",
+    to: "→ ",
     cut: "…",
 };
 pub(crate) const ASCII: Signs = Signs {
@@ -67,6 +73,7 @@ pub(crate) const ASCII: Signs = Signs {
     other: '=',
     waiting: '.',
     error: "x ",
+    to: "> ",
     cut: "~",
 };
 
@@ -88,7 +95,8 @@ pub(crate) fn waterfall(trace: &Trace, now: Timestamp, look: Look) -> String {
     let tree = assemble(trace.spans.clone(), &Subscriptions::new());
     let mut page = summary(trace, &tree, now);
     page.push('\n');
-    page.push_str(&Picture::of(&tree, look).draw());
+    let drawn = if look.attempts { tree } else { folded(tree) };
+    page.push_str(&Picture::of(&drawn, look).draw());
     page
 }
 
@@ -108,6 +116,10 @@ fn summary(trace: &Trace, tree: &Tree, now: Timestamp) -> String {
         ("took", format!("{}{caller}", took(whole))),
         ("spans", format!("{}{failed}, of {}", tree.spans().count(), one_line(&services.join(", ")))),
     ];
+    let silent = silent(tree, &services);
+    if !silent.is_empty() {
+        facts.push(("silent", format!("{} sent no spans; the gateway saw them", one_line(&silent.join(", ")))));
+    }
     if !trace.joined.is_empty() {
         facts.push(("with", format!("trace {}", one_line(&trace.joined.join(", ")))));
     }
@@ -125,6 +137,23 @@ fn summary(trace: &Trace, tree: &Tree, now: Timestamp) -> String {
     page
 }
 
+/// Services that were asked, and told nothing of it themselves.
+fn silent<'a>(tree: &'a Tree, heard: &[&str]) -> Vec<&'a str> {
+    let mut silent = Vec::new();
+    for callee in tree.spans().filter_map(callee) {
+        if !heard.contains(&callee) && !silent.contains(&callee) {
+            silent.push(callee);
+        }
+    }
+    silent
+}
+
+/// Whom an attempt asked.
+fn callee(span: &Span) -> Option<&str> {
+    span.text(attribute::INSTANCE)?;
+    span.text(attribute::EDGE)?.split_once(':').map(|(_, callee)| callee)
+}
+
 /// Which services' clocks were behind, and how far.
 fn skews(tree: &Tree) -> Option<String> {
     let mut behind: Vec<(&str, f64)> = Vec::new();
@@ -137,21 +166,35 @@ fn skews(tree: &Tree) -> Option<String> {
     (!parts.is_empty()).then(|| format!("{}; put right in what follows", parts.join(", ")))
 }
 
-/// The longest parts of the critical path.
+/// The longest parts of the critical path; what is of one kind is one part.
 fn culprits(tree: &Tree) -> Vec<String> {
-    let mut path: Vec<(f64, &Node)> = tree.nodes.iter().filter_map(|node| Some((node.critical_ms?, node))).collect();
-    path.sort_by(|left, right| right.0.total_cmp(&left.0));
+    let mut parts: Vec<(f64, String)> = Vec::new();
+    for (at, node) in tree.nodes.iter().enumerate() {
+        let Some(ms) = node.critical_ms else { continue };
+        let what = what(tree, at);
+        match parts.iter_mut().find(|(_, known)| *known == what) {
+            Some(part) => part.0 += ms,
+            None => parts.push((ms, what)),
+        }
+    }
+    parts.sort_by(|left, right| right.0.total_cmp(&left.0));
     let share = |ms: f64| (ms / tree.duration_ms * 100.0).round();
-    path.iter()
+    parts
+        .iter()
         .take(CULPRITS)
         .filter(|(ms, _)| tree.duration_ms > 0.0 && share(*ms) >= 1.0)
-        .map(|(ms, node)| format!("{} ({}%) {}", took(*ms), share(*ms), what(node)))
+        .map(|(ms, what)| format!("{} ({}%) {what}", took(*ms), share(*ms)))
         .collect()
 }
 
-fn what(node: &Node) -> String {
-    match &node.what {
-        What::Span(span) => format!("in {} {}", span.service, span.operation),
+fn what(tree: &Tree, at: usize) -> String {
+    match &tree.nodes[at].what {
+        What::Span(span) => match span.text(attribute::INSTANCE) {
+            // What it did itself it tells itself, if it tells anything.
+            Some(instance) if is_heard(tree, at) => format!("on the way to {instance} and back"),
+            Some(instance) => format!("at {instance}"),
+            None => format!("in {} {}", span.service, span.operation),
+        },
         What::Unknown { span_id, .. } => format!("in what span {span_id} did"),
         What::Wait(Wait { cause, at, .. }) => match cause {
             WaitCause::Delivery => format!("until {at} took it"),
@@ -159,6 +202,48 @@ fn what(node: &Node) -> String {
             WaitCause::Replay => format!("until {at} was replayed"),
         },
     }
+}
+
+/// Whether whom this attempt asked sent a span of it.
+fn is_heard(tree: &Tree, at: usize) -> bool {
+    let Some(callee) = tree.nodes[at].span().and_then(callee) else { return false };
+    let below = tree.nodes[at + 1..].iter().take_while(|node| node.depth > tree.nodes[at].depth);
+    below.filter(|node| node.parent == Some(at)).filter_map(Node::span).any(|span| span.service == callee)
+}
+
+/// The tree without attempts that were the only ones of their request, went as the request did, and tell no more than whom
+/// they asked: which the request tells then.
+fn folded(tree: Tree) -> Tree {
+    let mut children = vec![0_usize; tree.nodes.len()];
+    tree.nodes.iter().filter_map(|node| node.parent).for_each(|parent| children[parent] += 1);
+    let mut nodes: Vec<Node> = Vec::with_capacity(tree.nodes.len());
+    // Where each node is drawn.
+    let mut places: Vec<usize> = Vec::with_capacity(tree.nodes.len());
+    for node in tree.nodes {
+        let parent = node.parent.map(|parent| places[parent]);
+        if let (Some(at), Some(place), Some(attempt)) = (node.parent, parent, node.span())
+            && children[at] == 1
+            && let What::Span(request) = &mut nodes[place].what
+            && request.kind == SpanKind::Server
+            && attempt.kind == SpanKind::Client
+            && request.service == attempt.service
+            && request.status == attempt.status
+            && let Some(instance) = attempt.attributes.get(attribute::INSTANCE)
+        {
+            let own = |span: &Span| span.message.clone().or_else(|| span.text(attribute::ERROR).map(str::to_owned));
+            if request.message.is_none() {
+                request.message = own(attempt);
+            }
+            request.attributes.insert(attribute::INSTANCE.to_owned(), instance.clone());
+            nodes[place].critical_ms = nodes[place].critical_ms.or(node.critical_ms);
+            places.push(place);
+            continue;
+        }
+        places.push(nodes.len());
+        let depth = parent.map_or(0, |parent| nodes[parent].depth + 1);
+        nodes.push(Node { parent, depth, ..node });
+    }
+    Tree { nodes, ..tree }
 }
 
 /// Milliseconds as people read them, also where it took minutes.
@@ -335,11 +420,20 @@ fn span_label(span: &Span, signs: &Signs) -> Vec<Piece> {
     }
     pieces.push((tint(&span.service), one_line(&span.service)));
     let attempt = span.attributes.get(attribute::ATTEMPT).and_then(serde_json::Value::as_u64);
+    let attempt = attempt.filter(|_| matches!(span.kind, SpanKind::Client | SpanKind::Consumer));
     let outcome = span.text(attribute::OUTCOME);
     // That something was tried once, and went well, is no news.
     let attempt =
         attempt.filter(|number| *number > 1 || failed || outcome.is_some_and(|outcome| outcome != "processed"));
+    let instance = span.text(attribute::INSTANCE);
+    // An attempt is named after whom it asked, and the instance says more than that.
+    let said = callee(span)
+        .filter(|callee| span.kind == SpanKind::Client && instance.is_some_and(|it| it.starts_with(callee)));
+    let operation = said.and_then(|callee| operation.strip_suffix(callee)).map_or(&*operation, str::trim_end);
     pieces.push((if failed { BAD } else { Style::new() }, format!(" {operation}")));
+    if let Some(instance) = instance {
+        pieces.push((DIM, format!(" {}{}", signs.to, one_line(instance))));
+    }
     if let Some(number) = attempt {
         pieces.push((DIM, format!(" attempt {number}")));
     }
@@ -358,14 +452,22 @@ fn span_label(span: &Span, signs: &Signs) -> Vec<Piece> {
     pieces
 }
 
-/// Why each span failed that did, where none of its children says the same.
+/// Why each span failed that did, where none of its children says the same, nor what came before it.
 fn reasons(tree: &Tree) -> Vec<Option<String>> {
     let all: Vec<Option<String>> = tree.nodes.iter().map(|node| node.span().and_then(reason)).collect();
     let mut shown = all.clone();
+    // The last reason below each node.
+    let mut before: Vec<Option<&String>> = vec![None; all.len()];
     for (at, node) in tree.nodes.iter().enumerate() {
-        if let Some(parent) = node.parent.filter(|parent| all[at].is_some() && all[*parent] == all[at]) {
+        let (Some(parent), Some(own)) = (node.parent, &all[at]) else { continue };
+        if all[parent].as_ref() == Some(own) {
             shown[parent] = None;
         }
+        if before[parent] == Some(own) {
+            let is_letter = node.span().is_some_and(|span| span.attributes.contains_key(attribute::DEAD_LETTER));
+            shown[at] = (!is_letter).then(|| "the same again".to_owned());
+        }
+        before[parent] = Some(own);
     }
     shown
 }

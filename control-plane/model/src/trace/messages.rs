@@ -161,11 +161,17 @@ fn stands(items: &[Item], steps: &[usize]) -> Standing {
     let retried = rest.rfind(|step| matches!(step, Step::Delivered { outcome: Outcome::Retried, .. }));
     match (retried, replay) {
         (Some(Step::Delivered { not_before, .. }), _) => {
-            Standing::Retrying { not_before: not_before.map(str::to_owned) }
+            Standing::Retrying { not_before: not_before.map(to_the_second) }
         }
         (_, Some((_, replay))) => Standing::Replaying { replay: replay.to_owned() },
         _ => Standing::Undelivered,
     }
+}
+
+/// Nobody waits more exactly than that, and who tells it twice may differ in the rest.
+fn to_the_second(time: &str) -> String {
+    let round = |time: Timestamp| time.round(jiff::Unit::Second).ok();
+    time.parse().ok().and_then(round).map_or_else(|| time.to_owned(), |time| time.to_string())
 }
 
 /// Brings the children of every item into the order in which they are drawn: by start, but what is about one subscription

@@ -132,7 +132,8 @@ fn a_message_is_followed_through_its_attempts_and_the_pauses_between_them() {
 
 #[test]
 fn what_is_under_way_is_said() {
-    let retried = with(deliver("bill1", "billing", 7.5, "retried"), &[(attribute::NOT_BEFORE, "2026-11-23T12:00:09Z")]);
+    let retried =
+        with(deliver("bill1", "billing", 7.5, "retried"), &[(attribute::NOT_BEFORE, "2026-11-23T12:00:09.12Z")]);
     let tree = assemble(asynchronous(vec![retried]), &subscriptions(&["billing", "mail"]));
     assert_eq!(
         gaps(&tree),

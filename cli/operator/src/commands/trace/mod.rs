@@ -9,6 +9,7 @@ use meshctl_api::view::traces::{Trace, TraceQuery, TraceStore};
 use meshctl_model::exit;
 use meshctl_model::filter::TRACE;
 use meshctl_model::units::Span;
+use tokio::time::Instant;
 
 use super::completion::trace_ids;
 use super::logs::since;
@@ -34,7 +35,8 @@ Examples:
   meshctl trace --send 'POST /orders {\"sku\":\"book\",\"quantity\":1}'
   meshctl trace --send 'GET /inventory/book' -H 'accept: application/json'
 
-One trace is drawn as a tree with a bar for each span; several are a list.
+One trace is drawn as a tree with a bar for each span; several are a list. With
+-o wide the only attempt of a request has a line of its own, too.
 An ID is a trace's, the first 6 digits of it or more, or a message's.
 --send waits until the asynchronous side has caught up, too.
 Filter: FIELD OPERATOR VALUE, joined by and, or, not and parentheses.
@@ -120,7 +122,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     let query = args.query()?;
     let client = session.daemon().await?;
     match &args.id {
-        Some(id) if args.wait => wait::until_complete(session, &client, id, args.timeout.get(), format).await,
+        Some(id) if args.wait => {
+            wait::until_complete(session, &client, id, (Instant::now(), args.timeout.get()), format).await
+        }
         Some(id) => one(session, &resolve(&client, id).await?, format),
         None => list(session, &client, &query, &args).await,
     }
@@ -135,10 +139,10 @@ async fn list(session: &Session, client: &Client, query: &TraceQuery, args: &Arg
                 .hint("`meshctl trace --send 'GET /'` sends a request and follows it"));
         }
         // A script gets a list where it asked for one, however many there are.
-        [only] if args.last || (format.for_people() && *format != Format::Wide) => {
+        [only] if args.last || format.for_people() => {
             let id = &only.trace_id;
             return match args.wait {
-                true => wait::until_complete(session, client, id, args.timeout.get(), format).await,
+                true => wait::until_complete(session, client, id, (Instant::now(), args.timeout.get()), format).await,
                 false => one(session, &client.trace(id).await?, format),
             };
         }
@@ -187,7 +191,8 @@ fn one(session: &Session, trace: &Trace, format: &Format) -> Outcome {
     if *format == Format::Name {
         print(format!("{}/{}\n", Kind::Trace.singular(), trace.trace_id))?;
     } else if !document(format, trace)? {
-        print(show::waterfall(trace, now, show::Look::of_stdout()))?;
+        let look = show::Look { attempts: *format == Format::Wide, ..show::Look::of_stdout() };
+        print(show::waterfall(trace, now, look))?;
         show::next_steps(trace).iter().for_each(|step| session.say(step));
     }
     Ok(exit::OK)

@@ -1,10 +1,11 @@
 //! `meshctl trace --send`: a request through the gateway, in a trace of its own that is surely recorded.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use meshctl_api::client::Client;
 use meshctl_api::view::InstanceState;
 use meshctl_model::exit;
+use tokio::time::Instant;
 
 use super::wait::until_complete;
 use crate::failure::{Failure, Outcome};
@@ -48,7 +49,7 @@ pub(super) async fn run(
     let begun = Instant::now();
     let id = trace_id();
     answer(session, request, &url, headers, &id, timeout).await?;
-    until_complete(session, &client, &id, timeout.saturating_sub(begun.elapsed()), format).await
+    until_complete(session, &client, &id, (begun, timeout), format).await
 }
 
 /// The address of a gateway that is ready.

@@ -7,7 +7,7 @@ use meshctl_api::client::Client;
 use meshctl_api::view::traces::Trace;
 use meshctl_model::exit;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::one;
 use crate::failure::{Failure, Outcome};
@@ -15,8 +15,10 @@ use crate::output::{self, Format};
 use crate::session::Session;
 use crate::traces::resolve;
 
-/// Nothing tells of a trace's progress: it is asked for.
+/// Nothing tells of a trace's progress: it is asked for, at first often, and less so while nothing changes, because for each
+/// answer everybody is asked who may remember more.
 const POLL: Duration = Duration::from_millis(200);
+const SLOWEST: Duration = Duration::from_secs(1);
 /// Spans are sent a tenth of a second late, and each process sends its own: a trace to which nothing was added for so long, and in
 /// which nothing is missing, is complete.
 const QUIET: Duration = Duration::from_millis(800);
@@ -27,21 +29,22 @@ enum Ending {
     Interrupted,
 }
 
-/// Waits for the trace that `id` means, for at most `timeout`, and shows it.
+/// Waits for the trace that `id` means, until `timeout` after `begun`, and shows it.
 pub(super) async fn until_complete(
     session: &Session,
     client: &Client,
     id: &str,
-    timeout: Duration,
+    (begun, timeout): (Instant, Duration),
     format: &Format,
 ) -> Outcome {
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| Failure::file("cannot listen for Ctrl-C", &error))?;
     let mut view = View::new(session.is_quiet());
-    let deadline = sleep(timeout);
+    let deadline = sleep_until(begun + timeout);
     tokio::pin!(deadline);
     let mut trace: Option<Trace> = None;
     let mut since = Instant::now();
+    let mut pause = POLL;
     let ending = loop {
         let next = tokio::select! {
             next = resolve(client, id) => next,
@@ -51,7 +54,7 @@ pub(super) async fn until_complete(
         match next {
             Ok(next) => {
                 if trace.as_ref().is_none_or(|trace| trace.spans.len() != next.spans.len() || trace.gaps != next.gaps) {
-                    since = Instant::now();
+                    (since, pause) = (Instant::now(), POLL);
                 }
                 trace = Some(next);
             }
@@ -67,10 +70,11 @@ pub(super) async fn until_complete(
         }
         view.show(&awaited(trace.as_ref()));
         tokio::select! {
-            () = sleep(POLL) => {}
+            () = sleep(pause) => {}
             _ = interrupt.recv() => break Ending::Interrupted,
             () = &mut deadline => break Ending::TimedOut,
         }
+        pause = (pause * 5 / 4).min(SLOWEST);
     };
     view.close();
     if let Some(trace) = &trace {

@@ -37,6 +37,13 @@ fn with(mut span: Span, attributes: &[(&str, Value)]) -> Span {
     span
 }
 
+/// An attempt at an instance.
+fn ask(span: Span, edge: &str, instance: &str) -> Span {
+    let attributes =
+        [(attribute::EDGE, json!(edge)), (attribute::INSTANCE, json!(instance)), (attribute::ATTEMPT, json!(1))];
+    with(span, &attributes)
+}
+
 fn failed(span: Span, why: &str) -> Span {
     Span { status: SpanStatus::Error, message: Some(why.into()), ..span }
 }
@@ -59,10 +66,10 @@ fn deliver(ids: (u64, u64), subscription: &str, attempt: u64, outcome: &str, sta
 fn chain() -> Vec<Span> {
     vec![
         span((0, 1), "gateway", "POST /orders", Server, 0.0, 14.2),
-        span((1, 2), "gateway", "POST gateway:orders", Client, 0.3, 13.6),
+        ask(span((1, 2), "gateway", "POST orders", Client, 0.3, 13.6), "gateway:orders", "orders-2"),
         span((2, 3), "orders", "POST /orders", Server, 0.8, 12.7),
         span((3, 4), "gateway", "POST /reservations", Server, 1.4, 5.1),
-        span((4, 5), "gateway", "POST orders:inventory", Client, 1.6, 4.7),
+        ask(span((4, 5), "gateway", "POST inventory", Client, 1.6, 4.7), "orders:inventory", "inventory-1"),
         span((5, 6), "inventory", "POST /reservations", Server, 2.0, 3.9),
     ]
 }
@@ -91,7 +98,7 @@ fn trace(spans: Vec<Span>, gaps: &[&str]) -> Trace {
 }
 
 fn page(trace: &Trace, width: Option<usize>, signs: &'static Signs) -> String {
-    let page = waterfall(trace, noon() + jiff::SignedDuration::from_mins(5), Look { width, signs });
+    let page = waterfall(trace, noon() + jiff::SignedDuration::from_mins(5), Look { width, attempts: false, signs });
     let page = anstream::adapter::strip_str(&page).to_string();
     for line in page.lines().skip_while(|line| !line.is_empty()) {
         assert!(width.is_none_or(|width| line.width() <= width), "{line}");
@@ -108,7 +115,13 @@ fn both(trace: &Trace) -> String {
 
 #[test]
 fn a_chain_of_requests() {
-    insta::assert_snapshot!("chain", both(&trace(chain(), &[])));
+    let mut trace = trace(chain(), &[]);
+    insta::assert_snapshot!("chain", both(&trace));
+    // All of it, where services tell nothing of themselves.
+    trace.spans.retain(|span| span.service == "gateway");
+    trace.spans[2].parent_span_id = Some(trace.spans[1].span_id.clone());
+    let whole = waterfall(&trace, noon(), Look { width: Some(80), attempts: true, signs: &UNICODE });
+    insta::assert_snapshot!("attempts", anstream::adapter::strip_str(&whole).to_string());
 }
 
 #[test]
@@ -116,16 +129,13 @@ fn a_request_that_is_retried() {
     let spans = vec![
         span((0, 1), "gateway", "GET /inventory/*", Server, 0.0, 79.0),
         failed(
-            with(
-                span((1, 2), "gateway", "GET gateway:inventory", Client, 0.2, 4.0),
-                &[(attribute::ATTEMPT, json!(1)), (attribute::EDGE, json!("gateway:inventory"))],
-            ),
+            ask(span((1, 2), "gateway", "GET inventory", Client, 0.2, 4.0), "gateway:inventory", "inventory-2"),
             "inventory-2 answered 503",
         ),
         failed(span((2, 3), "inventory", "GET /inventory/book", Server, 0.4, 3.5), "inventory-2 answered 503"),
         with(
-            span((1, 4), "gateway", "GET gateway:inventory", Client, 29.0, 49.8),
-            &[(attribute::ATTEMPT, json!(2)), (attribute::EDGE, json!("gateway:inventory"))],
+            ask(span((1, 4), "gateway", "GET inventory", Client, 29.0, 49.8), "gateway:inventory", "inventory-1"),
+            &[(attribute::ATTEMPT, json!(2))],
         ),
         span((4, 5), "inventory", "GET /inventory/book", Server, 29.4, 49.1),
     ];
@@ -203,7 +213,7 @@ fn narrow_terminals_and_deep_trees_are_drawn() {
     let deep: Vec<Span> = (1..60).map(|at| span((at - 1, at), "a", "deeper", Internal, at as f64, 100.0)).collect();
     let trace = trace(deep, &[]);
     for width in [1, 20, 40, 80] {
-        let page = waterfall(&trace, noon(), Look { width: Some(width), signs: &UNICODE });
+        let page = waterfall(&trace, noon(), Look { width: Some(width), attempts: true, signs: &UNICODE });
         assert!(page.lines().count() > 60);
     }
     page(&trace, Some(80), &UNICODE);
