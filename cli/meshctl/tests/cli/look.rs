@@ -70,10 +70,11 @@ fn lists_of_every_kind() {
     9    20h   info       instance.ready   instance/orders-1   orders-1 is ready
 
     $ get cb
-    EDGE               STATE
-    gateway:orders     closed
-    orders:inventory   open
-    orders:mailer      unknown
+    EDGE               STATE        SINCE   BY    ENDS IN   GATEWAYS   REASON                                REQUESTS/S   REFUSED/S
+    gateway:orders     closed       30h     -     -         2/2                                              12.5         0
+    orders:inventory   open         30h     -     -         2/2        12 of 20 requests failed within 10s   12.5         0
+    orders:mailer      unknown      30h     -     -         2/2                                              12.5         0
+    orders:prices      forcedOpen   30h     ann   29h       1/2        prices is being migrated              12.5         0
     ");
 }
 

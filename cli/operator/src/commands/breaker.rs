@@ -67,7 +67,7 @@ pub struct ForceArgs {
     reset: ResetArgs,
 
     /// When it ends by itself; never where left out
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", help_heading = "Change options")]
     ttl: Option<Span>,
 }
 
