@@ -149,7 +149,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     if let Some(log) = log {
         hdr_log::write(log, &measured)?;
     }
-    let ledger = ledger.close().await?;
+    let ledger = ledger.close(measured.report.interrupted).await?;
     let slo = objectives.judge(&measured, ledger.as_ref());
     let test = LoadTest {
         api_version: API_VERSION,
