@@ -74,7 +74,8 @@ pub(crate) struct Worker<'a> {
     /// Have ended a job and may have another.
     ready: VecDeque<u32>,
     schedule: Schedule,
-    /// In an open loop.
+    open_loop: bool,
+    /// In an open loop, from the begin of the schedule on.
     next: Option<Arrival>,
     waiting: VecDeque<Arrival>,
     /// In a closed loop: when which connection sends (its first, or after a failure).
@@ -110,17 +111,17 @@ impl<'a> Worker<'a> {
     ) -> io::Result<Self> {
         let senders = schedule::connections_of_thread(plan, thread);
         let askers = if templates.iter().any(|template| template.completion.is_some()) { ASKERS } else { 0 };
-        let mut schedule = Schedule::of_thread(plan, thread);
-        let open = matches!(plan.arrivals, Arrivals::Open { .. });
+        let open_loop = matches!(plan.arrivals, Arrivals::Open { .. });
         let stagger = |i: u32| (plan.ramp.as_nanos() as f64 * f64::from(i) / f64::from(senders)) as u64;
         Ok(Self {
             poller: Poller::new()?,
             connections: (0..senders + askers).map(|_| Connection::new()).collect(),
-            idle: if open { (0..senders).collect() } else { Vec::new() },
+            idle: if open_loop { (0..senders).collect() } else { Vec::new() },
             idle_askers: (senders..senders + askers).collect(),
-            later: if open { BinaryHeap::new() } else { (0..senders).map(|i| Reverse((stagger(i), i))).collect() },
-            next: open.then(|| schedule.next_arrival()),
-            schedule,
+            later: if open_loop { BinaryHeap::new() } else { (0..senders).map(|i| Reverse((stagger(i), i))).collect() },
+            next: None,
+            schedule: Schedule::of_thread(plan, thread),
+            open_loop,
             window: Window::of(plan),
             timeout: schedule::nanos(plan.timeout),
             recorder: Recorder::new(templates.len()),
@@ -172,7 +173,7 @@ impl<'a> Worker<'a> {
             self.handle(&events);
         }
         self.base = start;
-        self.traces = Traces::new(self.plan.threads);
+        self.next = self.open_loop.then(|| self.schedule.next_arrival());
         let mut settled = false;
         loop {
             let now = self.now();
@@ -273,7 +274,7 @@ impl<'a> Worker<'a> {
                 continue;
             }
             let now = self.now();
-            if self.next.is_some() {
+            if self.open_loop {
                 match self.waiting.pop_front() {
                     Some(arrival) => self.begin(index, arrival, now),
                     None => self.idle.push(index),
@@ -394,7 +395,7 @@ impl<'a> Worker<'a> {
                 if outcome.is_ok() {
                     self.expect_effect(&request, &answer, now);
                 }
-                if self.next.is_none() && outcome.is_err() {
+                if !self.open_loop && outcome.is_err() {
                     self.later.push(Reverse((now + PAUSE, index)));
                 } else {
                     self.ready.push_back(index);
@@ -520,7 +521,15 @@ impl<'a> Worker<'a> {
                     self.reopen(index, now);
                 }
             }
-            Received::Ended => self.fail(index, Cause::Reset, now),
+            Received::Ended => {
+                let connection = &self.connections[index as usize];
+                if connection.job.is_none() && !connection.is_proven() {
+                    let error =
+                        io::Error::new(io::ErrorKind::ConnectionReset, "it was closed before anything was asked");
+                    self.gauge.set_problem(error);
+                }
+                self.fail(index, Cause::Reset, now);
+            }
             Received::Malformed => self.fail(index, Cause::Malformed, now),
         }
         // Between answers, too: a batch of them must not make the schedule late.

@@ -11,7 +11,7 @@ const HAND_OVER: u64 = 200 * MILLISECOND;
 
 impl Worker<'_> {
     pub(super) fn beat(&mut self, now: u64) {
-        if self.next.is_none() {
+        if !self.open_loop {
             self.lagged(self.beat_at, now);
         }
         self.sample_usage(now);

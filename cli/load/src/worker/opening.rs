@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::io::Errno;
 
-use super::{BEAT, MILLISECOND, PAUSE, Worker};
+use super::{MILLISECOND, PAUSE, Worker};
 use crate::poller::Event;
 
-/// At the same time; more would overflow the backlog of the server.
-const OPENING: u32 = 128;
+/// In a millisecond, and at the same time: more would overflow the backlog of the server, and a connection that found no room
+/// there is tried again by the kernel only after a second.
+const OPENING: usize = 32;
 
 impl Worker<'_> {
     /// Opens every connection of the plan. Those that failed are tried again twice, unless none was opened at all.
@@ -19,12 +20,14 @@ impl Worker<'_> {
             let mut missing: Vec<u32> =
                 (0..self.senders).filter(|&i| self.connections[i as usize].is_closed()).collect();
             while self.connecting > 0 || !missing.is_empty() {
-                while self.connecting < OPENING
-                    && let Some(index) = missing.pop()
-                {
+                let room = OPENING.saturating_sub(self.connecting as usize).min(missing.len());
+                for index in missing.split_off(missing.len() - room) {
                     self.connect(index);
                 }
-                self.turn((self.now() + BEAT).min(deadline), events)?;
+                let pause = (self.now() + MILLISECOND).min(deadline);
+                while self.now() < pause {
+                    self.turn(pause, events)?;
+                }
                 self.gauge.connections.store(u64::from(self.open_count()), Relaxed);
                 if self.now() >= deadline || self.control.is_cancelled() {
                     return Ok(());

@@ -1,7 +1,8 @@
 //! Whatever servers do with answers and connections: each request ends once, as what it was.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -100,6 +101,36 @@ fn a_server_that_dies_meanwhile_fails_what_is_sent_to_it() {
     assert!(report.succeeded > 0 && report.errors.get("connect").is_some_and(|&count| count > 0), "{report:?}");
     assert_eq!(report.requests, due(&plan).count() as u64);
     assert_eq!(report.errors.values().sum::<u64>() + report.succeeded, report.requests);
+}
+
+#[test]
+fn a_server_that_hangs_up_on_every_request_makes_each_an_error() {
+    for arrivals in [OPEN, Arrivals::Closed] {
+        let server = Server::start(async |_| Reply::Close(Vec::new()));
+        let report = shared(&plan(&server, arrivals)).report;
+        assert!(report.requests > 0 && report.succeeded == 0, "{report:?}");
+        assert_eq!((report.requests, report.errors.get("reset")), (server.seen(), Some(&report.requests)));
+    }
+}
+
+#[test]
+fn a_server_that_hangs_up_before_anything_is_asked_cannot_be_connected_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let over = Arc::new(AtomicBool::new(false));
+    let seen = over.clone();
+    let hangs_up = std::thread::spawn(move || while listener.accept().is_ok() && !seen.load(SeqCst) {});
+    let server = Server::start(async |_| Reply::Send(ok("")));
+    let result = run(&Plan { address, ..plan(&server, OPEN) }, &Stop::new(), |_| {});
+    over.store(true, SeqCst);
+    // For the accept that it is in.
+    drop(TcpStream::connect(address));
+    hangs_up.join().expect("it ends");
+    match result {
+        Err(error) => assert!(error.to_string().contains("closed before anything was asked"), "{error}"),
+        // It was slow to hang up.
+        Ok(outcome) => assert_eq!(outcome.report.succeeded, 0),
+    }
 }
 
 #[test]
