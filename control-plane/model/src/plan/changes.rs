@@ -254,3 +254,39 @@ fn collect(path: String, old: Option<&Value>, new: Option<&Value>, parts: &mut V
         _ => format!("{path}: {} -> {}", show(old), show(new)),
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Overlay, Ports, render};
+    use crate::topology::Topology;
+
+    fn desired(flows: &str) -> Desired {
+        let text = format!("services: {{ a: {{ builtin: hello }} }}\nroutes: [{{ path: /, to: a }}]\n{flows}");
+        let topology: Topology = serde_yaml::from_str(&text).expect("a topology");
+        render(&topology, &Overlay::default(), &mut Ports::default()).expect("there are ports")
+    }
+
+    #[test]
+    fn a_flow_that_changes_is_all_that_changes_and_shows_no_secret() {
+        let before = desired("flows: { f: { synchronous: { request: GET /, headers: { K: old-secret } } }, gone: {} }");
+        let after = desired(
+            "flows: { f: { synchronous: { request: GET /, headers: { K: new-secret } } }, g: {} }\n\
+             slo: [{ flow: f, expect: p99 < 1s }]",
+        );
+        let said: Vec<String> = changes(&before, &after)
+            .iter()
+            .map(|change| format!("{} {}/{}: {}", change.action, change.kind, change.name, change.why))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "change flow/f: slo, synchronous changed",
+                "create flow/g: it is new",
+                "remove flow/gone: it is no longer in the topology"
+            ]
+        );
+        assert_eq!(before.services, after.services, "nothing runs differently");
+        assert!(changes(&after, &after).is_empty());
+    }
+}

@@ -26,14 +26,14 @@ impl Ledger {
         }
     }
 
-    /// As soon as nothing of the run is in flight, or as it is then.
-    pub(super) async fn close(self) -> Result<Option<LedgerChange>, Failure> {
+    /// As soon as nothing of the run is in flight; at once where nobody wants to wait any more.
+    pub(super) async fn close(self, at_once: bool) -> Result<Option<LedgerChange>, Failure> {
         let Some((client, before)) = self.0 else { return Ok(None) };
         let began = Instant::now();
         loop {
             let change = difference(&before, client.ledger().await?.items);
             let settled = change.items.iter().all(|item| item.in_flight <= 0);
-            if settled || began.elapsed() > SETTLES {
+            if settled || at_once || began.elapsed() > SETTLES {
                 return Ok(Some(change));
             }
             tokio::time::sleep(PAUSE).await;

@@ -38,7 +38,7 @@ Examples:
   meshctl loadtest place-order -c 10k          10,000 sessions, each 1 request a second
   meshctl loadtest place-order --async         until the effect shows, with the run's ledger
   meshctl loadtest browse-stock --rate 5k/s -z 30s --slo 'p99 < 50ms, errors < 0.1%'
-  meshctl loadtest GET '/inventory/book?n={{n}}' --closed -c 64
+  meshctl loadtest GET '/inventory/book?x={{uuid}}' --closed -c 64
   meshctl loadtest POST /orders '{\"sku\":\"book\",\"quantity\":{{random 1 3}}}'
   meshctl loadtest http://127.0.0.1:9000/ -q 1k      any HTTP server, no daemon needed
   meshctl loadtest -c 10k -z 1m -o json --hdr-log run.hlog > run.json
@@ -46,8 +46,8 @@ Examples:
 By default the loop is open: requests are sent as independent users would, whatever
 becomes of earlier ones, and latency counts from the time at which each was to be
 sent. With --closed each connection waits for its answer, and the service decides the
-rate. Numbers may end in k or M. In paths, headers and bodies {{n}}, {{uuid}}, {{now}},
-{{random 1 100}} and {{random NAME}} are filled in for each request.
+rate. Numbers may end in k or M. In paths, headers and bodies {{ n }} (its number),
+{{uuid}}, {{now}}, {{random 1 100}} and {{random NAME}} are filled in for each request.
 
 Objectives compare p50, p99, p99.9, mean, max, errors, rate, and with --async
 visible p99 and lost. Without --slo they are the topology's, each of its own flow.
@@ -119,7 +119,7 @@ pub struct Args {
     #[arg(long, value_name = "OBJECTIVES", value_parser = figures::objectives)]
     slo: Vec<Vec<meshctl_model::slo::Objective>>,
 
-    /// Keep the latencies as an HdrHistogram log (V2), in ms
+    /// Keep the latencies as an HdrHistogram log (V2), in nanoseconds
     #[arg(long, value_name = "FILE")]
     hdr_log: Option<PathBuf>,
 
@@ -149,7 +149,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     if let Some(log) = log {
         hdr_log::write(log, &measured)?;
     }
-    let ledger = ledger.close().await?;
+    let ledger = ledger.close(measured.report.interrupted).await?;
     let slo = objectives.judge(&measured, ledger.as_ref());
     let test = LoadTest {
         api_version: API_VERSION,

@@ -1,4 +1,4 @@
-//! How far a run is, on stderr: on a terminal one line that moves, in a pipe one line a second.
+//! How far a run is, on stderr: on a terminal two lines that move, in a pipe one line a second.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ impl View {
         }
         let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
         let signs = if output::speaks_unicode() { "█▉▊▋▌▍▎▏ " } else { "#- " };
-        if let Ok(style) = ProgressStyle::with_template("{bar:10} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {prefix}\n{wide_msg}") {
             bar.set_style(style.progress_chars(signs));
         }
         Self::Drawn(bar)
@@ -45,18 +45,21 @@ impl View {
                 });
                 if due && tick.phase != "done" {
                     *said = Some((tick.phase, Instant::now()));
-                    output::say(line(tick));
+                    let (at, figures) = words(tick);
+                    output::say(format_args!("{at} · {figures}"));
                 }
             }
             Self::Drawn(bar) => {
                 bar.set_length((tick.total_s * 1e3) as u64);
                 bar.set_position((tick.elapsed_s * 1e3) as u64);
-                bar.set_message(line(tick));
+                let (at, figures) = words(tick);
+                bar.set_prefix(at);
+                bar.set_message(figures);
             }
         }
     }
 
-    /// Says something above the line that moves.
+    /// Says something above the lines that move.
     pub(super) fn say(&self, text: impl Display) {
         match self {
             Self::Quiet => {}
@@ -72,22 +75,23 @@ impl View {
     }
 }
 
-/// `measuring 4s/13s · 998/s · p50 1.2ms · p99 4.5ms · 0 errors · 12 in flight · lag 0.1ms`
-fn line(tick: &Tick) -> String {
+/// `measuring 4s/13s`, and `9,998/s · p50 1.2ms · p99 46ms · 7 errors · 12 in flight · lag 0.1ms`.
+fn words(tick: &Tick) -> (String, String) {
     let Tick { phase, elapsed_s, total_s, connections, in_flight, errors, per_s, p50_ms, p99_ms, behind_ms, .. } = tick;
     let at = format!("{phase} {}/{}", seconds(elapsed_s.floor()), seconds(total_s.ceil()));
     if *phase == "opening" {
-        return format!("{at} · {}", load::connections(*connections));
+        return (at, load::connections(*connections));
     }
-    format!(
-        "{at} · {}/s · p50 {} · p99 {} · {} errors · {} in flight · lag {}",
+    let figures = format!(
+        "{}/s · p50 {} · p99 {} · {} errors · {} in flight · lag {}",
         grouped(per_s.round() as u64),
         milliseconds(*p50_ms),
         milliseconds(*p99_ms),
         grouped(*errors),
         grouped(*in_flight),
         milliseconds(*behind_ms),
-    )
+    );
+    (at, figures)
 }
 
 #[cfg(test)]
@@ -109,9 +113,11 @@ mod tests {
             p99_ms: 45.6,
             behind_ms: 0.1,
         };
-        let line = line(&tick);
-        assert_eq!(line, "measuring 4s/13s · 9,998/s · p50 1.23ms · p99 46ms · 7 errors · 1,234 in flight · lag 0.1ms");
+        let (at, figures) = words(&tick);
+        assert_eq!(at, "measuring 4s/13s");
+        assert_eq!(figures, "9,998/s · p50 1.23ms · p99 46ms · 7 errors · 1,234 in flight · lag 0.1ms");
+        assert!(figures.chars().count() < 80);
         let opening = Tick { phase: "opening", ..tick };
-        assert_eq!(super::line(&opening), "opening 4s/13s · 10,000 connections");
+        assert_eq!(words(&opening).1, "10,000 connections");
     }
 }
