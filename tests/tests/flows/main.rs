@@ -22,6 +22,7 @@ mod secrets;
 mod shop;
 mod terminal;
 mod validate;
+mod vitals;
 
 /// One service with two instances behind `/`, and everything below it.
 const HELLO: &str = "
