@@ -88,8 +88,8 @@ impl Samples {
                 continue;
             }
             second.tick().await;
-            match Scene::of(&shared).await {
-                Ok(scene) => drop(self.latest.send_replace(Some(Arc::new(self.sample(&shared, scene).await)))),
+            match self.now(&shared).await {
+                Ok(vitals) => drop(self.latest.send_replace(Some(Arc::new(vitals)))),
                 Err(why) => tracing::debug!(%why, "no vitals this time"),
             }
         }

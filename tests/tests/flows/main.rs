@@ -27,6 +27,7 @@ mod terminal;
 mod tui;
 mod traces;
 mod validate;
+mod vitals;
 
 /// One service with two instances behind `/`, and everything below it.
 const HELLO: &str = "

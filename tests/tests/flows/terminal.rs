@@ -141,3 +141,23 @@ fn ctrl_c_leaves_the_terminal_as_it_was() {
     assert_eq!(system.status()["ready"], true);
     assert_eq!(system.daemon_pid(), Some(daemon));
 }
+
+#[test]
+fn top_is_drawn_in_place_and_interrupted_cleanly() {
+    if !installed("script") {
+        skip!("script (util-linux) is not installed");
+    }
+    let system = System::new();
+    system.apply(HELLO);
+    let mut session = in_terminal(&system, "--color never top");
+    let frames = || read(&system, "screen").matches("\x1b[H").count();
+    wait_until("three frames", || frames() >= 3);
+    session.stdin.as_mut().expect("the keyboard").write_all(b"\x03").expect("typed");
+    let _status = session.wait().expect("the end of script");
+    let raw = read(&system, "screen");
+    assert_eq!(raw.matches("\x1b[2J").count(), 1, "only the first frame clears the screen: {raw:?}");
+    assert!(raw.contains("SERVICE") && raw.contains("hello") && raw.contains("REQ/S"), "{raw:?}");
+    assert!(!raw.contains("\x1b[1m") && !raw.contains("\x1b[3"), "colours: {raw:?}");
+    assert_eq!(read(&system, "status").trim(), "130");
+    assert_eq!(read(&system, "before"), read(&system, "after"), "the terminal's settings");
+}

@@ -59,7 +59,13 @@ pub enum Command {
     Status(status::Args),
     Top(top::Args),
     Down(down::Args),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl rollout status
+  meshctl rollout undo --reason \"billing 1.4 is slow\""
+    )]
     Rollout(rollout::Command),
     Get(get::Args),
     Describe(get::DescribeArgs),
@@ -67,21 +73,62 @@ pub enum Command {
     Restart(restart::Args),
     Logs(logs::Args),
     Events(events::Args),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl route ls
+  meshctl route describe 'GET,POST /orders'"
+    )]
     Route(nouns::RouteCommand),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl endpoint ls -o wide"
+    )]
     Endpoint(nouns::EndpointCommand),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl registry ls orders"
+    )]
     Registry(nouns::RegistryCommand),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl breaker ls
+  meshctl describe breaker/orders:inventory"
+    )]
     Breaker(breaker::Command),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl channel ls
+  meshctl channel publish order.placed '{\"orderId\": 7}'
+  meshctl channel pause order.placed/billing --reason \"billing is being repaired\""
+    )]
     Channel(channel::Command),
     Ledger(ledger::Args),
     Loadtest(Box<loadtest::Args>),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl dlq ls --group-by fingerprint
+  meshctl dlq replay --where 'reason = poison' --dry-run"
+    )]
     Dlq(dlq::Command),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  meshctl replay ls
+  meshctl replay pause 01936f0e"
+    )]
     Replay(replay::Command),
     Trace(Box<trace::Args>),
     Audit(audit::Args),

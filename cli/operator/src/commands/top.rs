@@ -165,7 +165,7 @@ fn draw_over(page: &str, is_first: bool) -> Result<(), Failure> {
     let mut text = String::from(if is_first { "\u{1b}[H\u{1b}[2J" } else { "\u{1b}[H" });
     for line in fit(&page, height) {
         text.push_str(&line);
-        text.push_str("\u{1b}[K\r\n");
+        text.push_str("\u{1b}[K\n");
     }
     text.push_str("\u{1b}[J");
     let mut stdout = io::stdout().lock();
