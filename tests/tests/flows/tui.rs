@@ -70,9 +70,8 @@ fn a_scale_shows_its_radius_its_command_and_its_outcome() {
     screen.press("more of it\r");
     screen.shows(&["done: revision 2 is applied", "--reason 'more of it'"]);
     assert_eq!(system.service("hello")["ready"], 3);
-    screen.press("\x1b");
-    screen.shows(&["3/3"]);
-    screen.press("\x12");
+    // Esc and ctrl-r, typed at once.
+    screen.press("\x1b\x12");
     screen.shows(&["Restart hello", "$ meshctl restart hello"]);
     screen.press("\x1b");
     screen.wait("the dialog to be left", |text| !text.contains("Restart hello"));

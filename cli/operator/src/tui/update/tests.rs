@@ -291,6 +291,9 @@ fn letters_are_typed_where_text_is_and_ctrl_c_always_leaves() {
     assert_eq!(model.dialog.as_ref().map(|dialog| dialog.reason()), Some("q?/"));
     update(&mut model, Msg::Paste("two\nlines".into()));
     assert_eq!(model.dialog.as_ref().map(|dialog| dialog.reason()), Some("q?/two lines"));
+    let alt = KeyEvent::new(KeyCode::Char(':'), KeyModifiers::ALT);
+    update(&mut model, Msg::Key(alt));
+    assert!(model.dialog.is_none() && model.prompt.is_some(), "Esc and a key after it are two keys");
     assert_eq!(ctrl(&mut model, 'c'), [Effect::Quit]);
     keys(&mut model, &[KeyCode::Esc]);
     assert_eq!(typed(&mut model, "q"), [Effect::Quit]);
