@@ -34,14 +34,15 @@ pub struct Report {
     pub validity: Validity,
     /// Intended.
     pub offered_per_s: f64,
-    /// Successes in a second.
+    /// Successes that came within the measured time, in a second: those that only came after it are no throughput.
     pub achieved_per_s: f64,
     pub connections: u32,
     pub duration_s: f64,
     /// Those that were to be sent within the measured time.
     pub requests: u64,
     pub succeeded: u64,
-    /// By cause: `timeout`, `connect`, `reset`, `status 503`, `notSent`.
+    /// By cause: `timeout`, `connect`, `reset` (the connection ended before the answer did), `malformed` (no HTTP/1.1),
+    /// `status 503`, `notSent` (no connection was free for it in time, or the generator was too slow).
     pub errors: BTreeMap<String, u64>,
     /// From intended send times, successes only; `None` where the run is invalid.
     pub latency_ms: Option<Latency>,
@@ -49,6 +50,8 @@ pub struct Report {
     pub uncorrected_latency_ms: Option<Latency>,
     /// Mean over the measured time.
     pub in_flight_mean: f64,
+    /// Stopped before its time: `durationS` is what was measured until then.
+    pub interrupted: bool,
     pub requests_by_name: BTreeMap<String, u64>,
     /// From the intended send time until the effect shows; `None` where no flow ends in a channel.
     pub completion_ms: Option<Latency>,
@@ -99,6 +102,6 @@ pub struct Example {
     pub trace_id: Option<String>,
     pub name: String,
     pub latency_ms: f64,
-    /// `200`, or the cause of the failure.
+    /// `200`, or the cause of the failure; `incomplete` where it was accepted and its effect did not show.
     pub outcome: String,
 }

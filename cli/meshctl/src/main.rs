@@ -46,7 +46,8 @@ Examples:
   meshctl down                 stop all of it
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or stale plan, 5 timed out,
-69 no daemon, 77 not allowed, 78 invalid topology, 130 interrupted.";
+69 no daemon, 77 not allowed, 78 invalid topology, 98 load test INVALID, 99 objective breached,
+130 interrupted.";
 
 fn main() -> ExitCode {
     // Before anything that could start a thread, and nothing of what follows should be in every shim.

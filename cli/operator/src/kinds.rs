@@ -56,6 +56,8 @@ const NAMES: [Names; 17] = [
 
 /// How many events a list shows.
 const EVENTS: usize = 200;
+/// How many of them tell the history of one thing.
+const HISTORY: usize = 50;
 
 impl Kind {
     /// The kind that somebody means.
@@ -110,7 +112,7 @@ impl Kind {
             Self::Gateway => show::gateways(client.gateways().await?.items, now),
             Self::Revision => show::revisions(client.revisions().await?.items, now),
             Self::Event => show::events(client.events(None, Some(EVENTS), None).await?.items, now),
-            Self::Breaker => show::breakers(client.edges().await?.items),
+            Self::Breaker => show::breakers(client.breakers().await?.items, now),
             Self::Channel => show::channels(client.channels().await?.items),
             Self::Subscription => show::subscriptions(client.channels().await?.items),
             Self::Message => show::messages(client.messages(&MessageQuery::default()).await?.items, now),
@@ -134,6 +136,16 @@ impl Kind {
             Self::DeadLetter if !names.is_empty() => {
                 let letters = names.iter().map(|id| client.dead_letter(id)).collect::<FuturesOrdered<_>>();
                 Ok(show::dead_letters(letters.try_collect().await?, now))
+            }
+            // What happened to it is told in the events.
+            Self::Breaker if !names.is_empty() => {
+                let mut listing = self.list(client).await?.only(names)?;
+                for item in &mut listing.items {
+                    let subject = format!("edge/{}", item.name);
+                    let events = client.events(None, Some(HISTORY), Some(&subject)).await?.items;
+                    item.tell(events.iter().filter(|event| event.subject == subject));
+                }
+                Ok(listing)
             }
             Self::Trace if !names.is_empty() => {
                 let traces = names.iter().map(|id| resolve(client, id)).collect::<FuturesOrdered<_>>();

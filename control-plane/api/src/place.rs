@@ -20,6 +20,9 @@ pub const STORE: &str = "state.db";
 /// Dead letters, replays, the audit.
 pub const DEAD_LETTERS: &str = "deadletters.db";
 
+/// What requests and messages passed through.
+pub const TRACES: &str = "traces.db";
+
 /// Who owns a state directory, so that it can be told alive from dead without asking it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub mod breakers;
+pub mod flows;
 pub mod messages;
 pub mod traces;
 pub mod vitals;
@@ -195,8 +196,9 @@ pub struct Edge {
     pub in_flight: u64,
     pub requests: u64,
     pub failures: u64,
-    pub latency_p50_ms: f64,
-    pub latency_p99_ms: f64,
+    /// Over the last ten seconds, of the requests that reached an instance; `None` where none did.
+    pub latency_p50_ms: Option<f64>,
+    pub latency_p99_ms: Option<f64>,
 }
 
 /// Where a service is, whether it is in routing, and if not why and since when.

@@ -15,6 +15,7 @@ use meshctl_model::plan::{Phase, Step};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::breakers::Act;
 use crate::execute::{Executor, Round, SharedGateway};
 use crate::gateways;
 use crate::hub::Hub;
@@ -53,6 +54,14 @@ pub enum Message {
     Down {
         asked: Asked,
         reply: Reply<Accepted>,
+    },
+    /// The answer is the generation of the snapshot that carries it.
+    Breaker {
+        edge: String,
+        act: Act,
+        ttl: Option<Duration>,
+        asked: Asked,
+        reply: Reply<u64>,
     },
     Register {
         service: String,
@@ -175,6 +184,7 @@ impl Control {
                 self.take(message, now);
             }
             self.state.expire_leases(now);
+            self.state.expire_breakers(now);
         }
     }
 
@@ -207,12 +217,21 @@ impl Control {
                 drop(reply.send(outcome));
             }
             Message::Down { asked, reply } => drop(reply.send(Ok(self.state.down(&asked, &mut self.store)))),
+            Message::Breaker { edge, act, ttl, asked, reply } => {
+                drop(reply.send(self.state.say_of_breaker(&edge, act, ttl, &asked, &mut self.store, now)));
+            }
             Message::Register { service, id, registration, reply } => {
                 drop(reply.send(self.state.register(&service, &id, &registration, now)));
             }
             Message::Deregister { service, id, reply } => drop(reply.send(self.state.deregister(&service, &id))),
             Message::Leave { .. } => {}
         }
+    }
+
+    /// A way to every gateway that runs.
+    pub fn running_gateways(&self) -> Vec<SharedGateway> {
+        let running = self.state.observed.of(meshctl_model::GATEWAY).filter(|gateway| gateway.process.is_some());
+        running.map(|gateway| self.executor.gateway(&gateway.spec)).collect()
     }
 
     fn plan(&self, wish: MakeWish) -> Result<Planned, ApiError> {
@@ -387,7 +406,12 @@ impl Control {
         });
         let pushes = current
             .filter_map(|gateway| state.observed.gateways.get(&gateway.spec.id)?.next_push(state.observed.generation));
-        let next = waits.chain(pushes).chain(state.registry.next_expiry()).map(|at| at.duration_since(now)).min();
+        let next = waits
+            .chain(pushes)
+            .chain(state.registry.next_expiry())
+            .chain(state.next_breaker_end())
+            .map(|at| at.duration_since(now))
+            .min();
         let usual = Duration::from_secs(1);
         match next {
             Some(wait) if wait.is_negative() => Duration::from_millis(1),

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod audit;
+mod breakers;
 mod control;
 mod dead_letters;
 mod execute;
@@ -20,7 +21,9 @@ mod settle;
 mod simulation;
 mod state;
 mod store;
+mod traces;
 mod view;
+mod vitals;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -51,6 +54,8 @@ use crate::messaging::declare::declare_for_ever;
 use crate::server::Shared;
 use crate::state::State;
 use crate::store::{Remembered, Store, StoreError};
+use crate::traces::{Traces, follow_for_ever};
+use crate::vitals::Samples;
 
 pub use server::openapi;
 
@@ -104,6 +109,11 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     }
 
     let (sender, messages) = mpsc::channel(INBOX);
+    let (traces, damaged) = Traces::open(&dir.join(place::TRACES), sender.clone())?;
+    if let Some(aside) = damaged {
+        let message = format!("the traces were damaged and are set aside as {aside}; new ones are kept from now on");
+        state.warn("traces.damaged", "traces".into(), message);
+    }
     let audit = Audit::new(letters.clone());
     let dead_letters = DeadLetters::new(letters, sender.clone());
     let hub = Hub::default();
@@ -114,7 +124,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         Messaging { broker: Arc::clone(&broker), letters: dead_letters.clone(), couriers: Couriers::default() };
     let (declaration, declarations) = watch::channel(None);
     let (living, lives) = watch::channel(BTreeMap::new());
-    dead_letters.start(broker, lives);
+    dead_letters.start(broker, lives, traces.clone());
     let kept = dir.join(meshctl_model::delivery::BROKER);
     tokio::spawn(declare_for_ever(declarations, living, messaging.clone(), kept, sender.clone()));
     let control = Control::new(state, store, hub.clone(), executor, declaration, build.clone());
@@ -131,9 +141,21 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         state_dir: dir.display().to_string(),
     };
     let couriers = messaging.couriers.clone();
-    let shared =
-        Shared { messages: sender.clone(), hub, runtime, version: Arc::new(version), messaging, dead_letters, audit };
+    let samples = Samples::default();
+    let shared = Shared {
+        messages: sender.clone(),
+        hub,
+        runtime,
+        version: Arc::new(version),
+        messaging,
+        dead_letters,
+        audit,
+        traces: traces.clone(),
+        samples: samples.clone(),
+    };
     tokio::spawn(ask_for_ever(shared.clone(), couriers));
+    tokio::spawn(follow_for_ever(shared.clone(), traces));
+    tokio::spawn(samples.sample_for_ever(shared.clone()));
     let server = tokio::spawn(server::serve(listener, shared));
     leave_on_signal(sender)?;
     tracing::info!(state_dir = %dir.display(), "the daemon listens");

@@ -268,6 +268,7 @@ impl State {
             self.desired = body.desired;
             self.ports = ports;
             self.release_edges();
+            self.drop_breakers();
             let message =
                 format!("{} asks for revision {revision} ({}): {} changes", asked.by, wish.cause, plan.changes);
             let data = json!({"revision": revision, "by": asked.by, "reason": asked.reason, "cause": wish.cause});
@@ -340,6 +341,7 @@ impl State {
         };
         self.untold.services.extend(self.desired.services.keys().cloned());
         self.desired = empty;
+        self.drop_breakers();
         self.going_down = true;
         self.awaited = None;
         self.revision_state = "down";

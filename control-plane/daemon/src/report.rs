@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::messaging::declare::{Declared, Occasion};
 use crate::state::State;
+use crate::view::breaker_word;
 
 /// Something that an executor or a monitor saw.
 #[derive(Debug)]
@@ -303,16 +304,25 @@ impl State {
         match event {
             GatewayEvent::Breaker { edge, from, to, reason, .. } => {
                 self.breaker(&edge, gateway, to);
-                let (kind, word) = match to {
-                    BreakerState::Open => ("breaker.opened", "open"),
-                    BreakerState::HalfOpen => ("breaker.halfOpened", "half-open"),
-                    BreakerState::Closed => ("breaker.closed", "closed"),
+                let kind = match (from, to) {
+                    (BreakerState::ForcedOpen | BreakerState::ForcedClosed, BreakerState::Closed) => "breaker.released",
+                    (_, BreakerState::Closed) => "breaker.closed",
+                    (_, BreakerState::Open) => "breaker.opened",
+                    (_, BreakerState::HalfOpen) => "breaker.halfOpened",
+                    (_, BreakerState::ForcedOpen) => "breaker.forcedOpen",
+                    (_, BreakerState::ForcedClosed) => "breaker.forcedClosed",
                 };
-                let data = json!({"gateway": gateway, "from": from, "to": to, "reason": reason});
-                let message = format!("the breaker of {edge} is {word} at {gateway}: {reason}");
+                let mut data = json!({"gateway": gateway, "from": from, "to": to, "reason": reason});
+                if let Some(force) = self.standings.get(&edge).and_then(|standing| standing.force.as_ref())
+                    && BreakerState::from(force.state) == to
+                {
+                    data["by"] = json!(force.by);
+                    data["expiresAt"] = json!(force.expires_at);
+                }
+                let message = format!("the breaker of {edge} is {} at {gateway}: {reason}", breaker_word(to));
                 let severity = match to {
-                    BreakerState::Open => meshctl_model::event::EventSeverity::Warning,
-                    _ => meshctl_model::event::EventSeverity::Info,
+                    BreakerState::Open | BreakerState::ForcedOpen => EventSeverity::Warning,
+                    _ => EventSeverity::Info,
                 };
                 self.event(severity, kind, format!("edge/{edge}"), message, data);
             }

@@ -328,6 +328,7 @@ fn written(state: State) -> Remembered {
         services: state.observed.services.into_iter().collect(),
         ports: state.ports.assigned,
         leases: Vec::new(),
+        breakers: state.standings.into_iter().collect(),
         generation: state.observed.generation,
         last_event: state.last_event,
     }
@@ -344,6 +345,7 @@ fn status(snapshot: &Snapshot) -> GatewayStatus {
         in_flight: 0,
         draining: false,
         edges: Vec::new(),
+        routes: Vec::new(),
         ejected: Vec::new(),
     }
 }

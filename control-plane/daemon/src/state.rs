@@ -8,7 +8,7 @@ use meshctl_drivers::registry::embedded::Catalogue;
 use meshctl_drivers::registry::{Registration, Source};
 use meshctl_model::event::{Event, EventSeverity};
 use meshctl_model::plan::{
-    Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Step, decide, reserved_ports,
+    Desired, DesiredService, Instance, Observed, Overlay, Phase, Ports, Standing, Step, decide, reserved_ports,
 };
 use meshctl_model::snapshot::{BreakerState, Endpoint, Snapshot};
 use meshctl_model::topology::Topology;
@@ -39,6 +39,8 @@ pub struct State {
     pub registry: Catalogue,
     /// What the data plane should have now; its generation is `observed.generation`.
     pub snapshot: Arc<Snapshot>,
+    /// What operators said of breakers, by edge.
+    pub standings: BTreeMap<String, Standing>,
     /// Breakers that are not closed, by edge and gateway.
     pub breakers: BTreeMap<(String, String), BreakerState>,
     /// Everything is as wanted.
@@ -67,6 +69,8 @@ pub struct Unwritten {
     pub events: Vec<Event>,
     pub ports: bool,
     pub leases: BTreeSet<(String, String)>,
+    /// By edge.
+    pub breakers: BTreeSet<String>,
     pub generation: bool,
 }
 
@@ -91,6 +95,10 @@ impl State {
         for lease in remembered.leases {
             restore_lease(&mut registry, lease);
         }
+        // The first snapshot says it all again.
+        let generation = remembered.generation + 1;
+        let said = remembered.breakers.into_iter().map(|(edge, said)| (edge, Standing { generation, ..said }));
+        let standings = said.collect();
         let mut state = Self {
             revision: 0,
             revision_state: "",
@@ -104,6 +112,7 @@ impl State {
             ports,
             registry,
             snapshot: Arc::default(),
+            standings,
             breakers: BTreeMap::new(),
             ready: false,
             going_down: false,
@@ -325,7 +334,13 @@ impl State {
 
     /// Renders what the data plane should have; a difference is a new generation.
     pub fn refresh_snapshot(&mut self) {
-        let mut next = meshctl_model::plan::snapshot(&self.desired, &self.observed, &self.leased(), self.revision);
+        let mut next = meshctl_model::plan::snapshot(
+            &self.desired,
+            &self.observed,
+            &self.leased(),
+            &self.standings,
+            self.revision,
+        );
         next.generation = self.observed.generation;
         if next != *self.snapshot {
             self.observed.generation += 1;
@@ -340,6 +355,8 @@ impl State {
         let unwritten = &self.unwritten;
         let instances = || unwritten.instances.iter().map(|id| (id, self.observed.instances.get(id)));
         let leases = || unwritten.leases.iter().map(|key| (key, self.lease(key)));
+        let standing = |edge: &String| Some((edge.clone(), self.standings.get(edge)?.clone()));
+        let unsaid = unwritten.breakers.iter().filter(|edge| !self.standings.contains_key(*edge));
         let record = |name: &String| Some((name.clone(), self.observed.services.get(name)?.clone()));
         Changes {
             revision: None,
@@ -356,6 +373,8 @@ impl State {
             ports: unwritten.ports.then(|| self.ports.assigned.clone()),
             leases: leases().filter_map(|(_, lease)| lease).collect(),
             leases_gone: leases().filter(|(_, l)| l.is_none()).map(|(key, _)| key.clone()).collect(),
+            breakers: unwritten.breakers.iter().filter_map(standing).collect(),
+            breakers_gone: unsaid.cloned().collect(),
             generation: unwritten.generation.then_some(self.observed.generation),
         }
     }

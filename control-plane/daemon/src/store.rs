@@ -1,7 +1,7 @@
 //! What is remembered over restarts: one SQLite file.
 //!
-//! A commit survives the death of the daemon always; a new revision, which an operator was told is saved, also survives
-//! the death of the machine (`synchronous=FULL` for that one commit).
+//! A commit survives the death of the daemon always; a new revision and what is said of a breaker, which an operator was told
+//! is saved, also survive the death of the machine (`synchronous=FULL` for that one commit).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshctl_model::event::{Event, EventSeverity};
-use meshctl_model::plan::{Desired, Instance, Overlay, ServiceRecord};
+use meshctl_model::plan::{Desired, Instance, Overlay, ServiceRecord, Standing};
 use meshctl_model::topology::Topology;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-/// Rises when the tables change; `migrate` brings an older file forward.
-const SCHEMA_VERSION: i64 = 1;
+/// Rises when the tables change; [`Store::open`] brings an older file forward.
+const SCHEMA_VERSION: i64 = 2;
 
 /// Revisions beyond this many cannot be gone back to any more.
 const REVISIONS_KEPT: u64 = 200;
@@ -42,6 +42,9 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 ";
+
+/// What operators said of breakers: since version 2.
+const BREAKERS: &str = "CREATE TABLE breakers (edge TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -117,6 +120,8 @@ pub struct Changes {
     pub leases: Vec<LeaseRow>,
     /// `(service, id)`.
     pub leases_gone: Vec<(String, String)>,
+    pub breakers: Vec<(String, Standing)>,
+    pub breakers_gone: Vec<String>,
     pub generation: Option<u64>,
 }
 
@@ -128,6 +133,7 @@ pub struct Remembered {
     pub services: Vec<(String, ServiceRecord)>,
     pub ports: BTreeMap<String, u16>,
     pub leases: Vec<LeaseRow>,
+    pub breakers: Vec<(String, Standing)>,
     pub generation: u64,
     pub last_event: u64,
 }
@@ -159,13 +165,15 @@ impl Store {
             connection.pragma_query_value(None, "user_version", |row| row.get(0))
         };
         let found = prepare().map_err(sql("read"))?;
-        match found {
-            0 => {
-                let schema = format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
-                connection.execute_batch(&schema).map_err(sql("create"))?;
-            }
-            SCHEMA_VERSION => {}
+        let missing = match found {
+            0 => Some(format!("{SCHEMA} {BREAKERS}")),
+            1 => Some(BREAKERS.to_owned()),
+            SCHEMA_VERSION => None,
             _ => return Err(StoreError::Newer { path: shown, found }),
+        };
+        if let Some(missing) = missing {
+            let schema = format!("BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+            connection.execute_batch(&schema).map_err(sql("create"))?;
         }
         Ok(Self { connection, path: shown })
     }
@@ -175,7 +183,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be written, for example because the disk is full; nothing has changed then.
     pub fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
-        let durable = changes.revision.is_some();
+        let durable = changes.revision.is_some() || !changes.breakers.is_empty();
         let path = self.path.clone();
         let write = |connection: &mut Connection| -> rusqlite::Result<()> {
             if durable {
@@ -219,6 +227,12 @@ impl Store {
                 length: Duration::from_millis(row.get(4)?),
             })
         })?;
+        let breakers =
+            self.read("SELECT edge, body FROM breakers", |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
+        let breakers = breakers
+            .into_iter()
+            .map(|(edge, body): (String, String)| Ok((edge, self.parse(&body)?)))
+            .collect::<Result<_, StoreError>>()?;
         let generation = self.read("SELECT value FROM meta WHERE key = 'generation'", |row| row.get::<_, String>(0))?;
         let last_event = self.read("SELECT max(event_id) FROM events", |row| row.get::<_, Option<u64>>(0))?;
         Ok(Remembered {
@@ -227,6 +241,7 @@ impl Store {
             services,
             ports: ports.into_iter().collect(),
             leases,
+            breakers,
             generation: generation.first().and_then(|text| text.parse().ok()).unwrap_or(0),
             last_event: last_event.first().copied().flatten().unwrap_or(0),
         })
@@ -385,6 +400,12 @@ fn write_all(to: &Transaction, changes: &Changes) -> rusqlite::Result<()> {
     for (service, id) in &changes.leases_gone {
         to.execute("DELETE FROM leases WHERE service = ?1 AND id = ?2", params![service, id])?;
     }
+    for (edge, standing) in &changes.breakers {
+        to.execute("INSERT OR REPLACE INTO breakers (edge, body) VALUES (?1, ?2)", params![edge, json(standing)])?;
+    }
+    for edge in &changes.breakers_gone {
+        to.execute("DELETE FROM breakers WHERE edge = ?1", [edge])?;
+    }
     if let Some(generation) = changes.generation {
         to.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('generation', ?1)", [generation.to_string()])?;
     }
@@ -470,6 +491,22 @@ mod tests {
         assert_eq!(found, vec![event(3, "instance/orders-1")]);
         assert_eq!(store.events(None, "", 2).expect("reads").len(), 2);
         assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_gains_what_it_lacks() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state.db");
+        let first = format!("BEGIN; {SCHEMA} PRAGMA user_version = 1; COMMIT;");
+        Connection::open(&path).and_then(|c| c.execute_batch(&first)).expect("written");
+        let standing = Standing { epoch: 3, ..Standing::default() };
+        let breakers = vec![("a:b".to_owned(), standing.clone()), ("a:c".to_owned(), Standing::default())];
+        let changes = Changes { breakers, ..Changes::default() };
+        Store::open(&path).expect("opens").commit(&changes).expect("commits");
+        let gone = Changes { breakers_gone: vec!["a:c".into()], ..Changes::default() };
+        Store::open(&path).expect("opens again").commit(&gone).expect("commits");
+        let remembered = Store::open(&path).expect("opens").remembered().expect("reads");
+        assert_eq!(remembered.breakers, [("a:b".to_owned(), standing)]);
     }
 
     #[test]

@@ -97,10 +97,21 @@ pub fn service(control: &Control, name: &str) -> Option<Service> {
 
 /// What callers are refused, though every instance is ready.
 fn open_breaker(state: &State, name: &str) -> Option<String> {
-    let ((edge, gateway), breaker) =
-        state.breakers.iter().find(|((edge, _), _)| edge.split_once(':').is_some_and(|(_, callee)| callee == name))?;
-    let word = if *breaker == BreakerState::Open { "open" } else { "half-open" };
+    let leads_here = |edge: &str| edge.split_once(':').is_some_and(|(_, callee)| callee == name);
+    let refusing = state.breakers.iter().filter(|(_, breaker)| **breaker != BreakerState::ForcedClosed);
+    let ((edge, gateway), breaker) = refusing.into_iter().find(|((edge, _), _)| leads_here(edge))?;
+    let word = breaker_word(*breaker);
     Some(format!("the breaker of {edge} is {word} at {gateway}"))
+}
+
+pub fn breaker_word(breaker: BreakerState) -> &'static str {
+    match breaker {
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half-open",
+        BreakerState::ForcedOpen => "forced open",
+        BreakerState::ForcedClosed => "held closed",
+    }
 }
 
 fn word(state: InstanceState) -> &'static str {

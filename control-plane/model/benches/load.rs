@@ -71,10 +71,10 @@ type Case = (&'static str, fn() -> String);
 const CASES: &[Case] = &[
     ("nothing", String::new),
     ("1,000 services", || shop(1_000)),
-    ("5,000 services", || shop(5_000)),
-    ("more services than are taken", || shop(5_100)),
+    ("4,000 services", || shop(4_000)),
+    ("more services than are taken", || shop(4_100)),
     ("services that call one another", || {
-        fill("services:\n", |at| format!("  s{at}: {{builtin: hello, calls: {{s{}: }}}}\n", at / 2), 5_000)
+        fill("services:\n", |at| format!("  s{at}: {{builtin: hello, calls: {{s{}: }}}}\n", at / 2), 4_000)
     }),
     ("routes with retries", || {
         fill(
@@ -84,10 +84,10 @@ const CASES: &[Case] = &[
         )
     }),
     ("a long chain of calls", || {
-        fill("services:\n", |at| format!("  s{at}: {{builtin: hello, calls: {{s{}: }}}}\n", at + 1), 5_000)
+        fill("services:\n", |at| format!("  s{at}: {{builtin: hello, calls: {{s{}: }}}}\n", at + 1), 4_000)
     }),
     ("a circle of calls", || {
-        fill("services:\n", |at| format!("  s{at}: {{builtin: hello, calls: {{s{}: }}}}\n", (at + 1) % 5_000), 5_000)
+        fill("services:\n", |at| format!("  s{at}: {{builtin: hello, calls: {{s{}: }}}}\n", (at + 1) % 4_000), 5_000)
     }),
     ("unknown services", || {
         fill("services: {a: {builtin: hello}}\nroutes:\n", |at| format!("- {{path: /p{at}, to: b{at}}}\n"), 12_500)
@@ -99,7 +99,7 @@ const CASES: &[Case] = &[
         let call = |at| format!("      s{at}:\n");
         format!(
             "services:\n{}  a:\n    builtin: hello\n    calls:\n{}",
-            fill("", callee, 4_999),
+            fill("", callee, 3_999),
             fill("", call, 21_000)
         )
     }),

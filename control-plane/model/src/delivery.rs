@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::Tracing;
 use crate::units::{Bytes, Percent, Span};
 
 /// The service that couriers are, for edges (`orders:courier`, `courier:billing`), `scale` and `logs`.
@@ -24,6 +25,9 @@ pub struct CourierConfig {
     /// The system's name.
     pub topology: String,
     pub channels: BTreeMap<String, Channel>,
+    /// Not written where it is as usual, so that what a courier is given stays what it was.
+    #[serde(default, skip_serializing_if = "Tracing::is_usual")]
+    pub tracing: Tracing,
 }
 
 /// A channel of the topology.

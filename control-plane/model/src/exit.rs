@@ -18,5 +18,9 @@ pub const UNREACHABLE: u8 = 69;
 pub const PERMISSION: u8 = 77;
 /// The topology has errors (sysexits `EX_CONFIG`).
 pub const INVALID_TOPOLOGY: u8 = 78;
+/// The generator of a load test did not keep up: its figures say nothing about the service.
+pub const LOAD_INVALID: u8 = 98;
+/// A load test measured what a service level objective forbids.
+pub const SLO_BREACHED: u8 = 99;
 /// Ended by Ctrl-C (128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;

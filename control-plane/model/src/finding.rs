@@ -112,6 +112,13 @@ codes! {
     BACKOFF_NOT_RISING "backoff-not-rising" Warning "A later pause before a retry is shorter than an earlier one.";
     SHORT_RETENTION "short-retention" Warning "Messages are kept for a shorter time than retries take.";
     MESSAGE_LOOP "message-loop" Warning "Messages may go round in a circle for ever.";
+    UNKNOWN_FLOW "unknown-flow" Error "A flow is named that does not exist.";
+    EMPTY_FLOW "empty-flow" Error "A flow does not say what to send.";
+    BAD_REQUEST "bad-request" Error "The request of a flow is written wrongly.";
+    NO_ROUTE "no-route" Error "No route leads anywhere for the request of a flow.";
+    BAD_PLACEHOLDER "bad-placeholder" Error "A `{{…}}` of a flow means nothing.";
+    NOT_VISIBLE "not-visible" Error "An asynchronous flow does not say where its effect shows.";
+    BAD_OBJECTIVE "bad-objective" Error "A service level objective is written wrongly.";
 
     MORE "more-findings" Error "There are more findings than are shown.";
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
+use crate::recent::Recent;
 use crate::topology::RateLimit;
 
 /// Everything a gateway needs to carry requests.
@@ -41,6 +42,12 @@ pub struct Tracing {
     pub traces_per_s: f64,
     /// A request that takes so long is slow.
     pub slow_ms: u64,
+}
+
+impl Tracing {
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Tracing {
@@ -143,6 +150,53 @@ pub struct EdgeRule {
     pub caller: String,
     pub callee: String,
     pub policy: Policy,
+    /// What an operator says of its breaker; the gateway itself ends it when its time is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<Override>,
+    /// Rises with each reset: a gateway that sees another one closes the breaker and forgets what led to it.
+    #[serde(default)]
+    pub breaker_epoch: u64,
+}
+
+/// The state that an operator gives a breaker, until it is taken back or its time is over. Times are those of the wall clock,
+/// which all processes of a machine read alike, and which a restart does not begin anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Override {
+    pub state: Forced,
+    /// For those who are refused.
+    pub reason: Option<String>,
+    /// The user of this machine; not for those who are refused.
+    pub by: String,
+    pub since: jiff::Timestamp,
+    /// `None`: until it is taken back.
+    pub expires_at: Option<jiff::Timestamp>,
+}
+
+impl Override {
+    /// Whether its time is over.
+    pub fn is_over(&self, now: jiff::Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forced {
+    /// Refuse everything.
+    #[serde(rename = "forcedOpen")]
+    Open,
+    /// Let everything through, whatever fails.
+    #[serde(rename = "forcedClosed")]
+    Closed,
+}
+
+impl From<Forced> for BreakerState {
+    fn from(forced: Forced) -> Self {
+        match forced {
+            Forced::Open => Self::ForcedOpen,
+            Forced::Closed => Self::ForcedClosed,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +254,8 @@ pub struct GatewayStatus {
     pub in_flight: u64,
     pub draining: bool,
     pub edges: Vec<EdgeStatus>,
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
     /// Endpoints that this gateway leaves out on its own observation, with the reason.
     pub ejected: Vec<Ejection>,
 }
@@ -212,6 +268,12 @@ pub struct EdgeStatus {
     pub breaker: BreakerState,
     /// When the breaker entered that state.
     pub since: jiff::Timestamp,
+    /// Why, of its last transition; `None` before the first.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// While it is held closed: what would have opened it, `12 of 20 requests failed within 10s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_open: Option<String>,
     pub in_flight: u64,
     pub queued: u64,
     /// Since the gateway started.
@@ -219,8 +281,20 @@ pub struct EdgeStatus {
     pub failures: u64,
     pub retries: u64,
     pub fallbacks: u64,
-    pub latency_p50_ms: f64,
-    pub latency_p99_ms: f64,
+    #[serde(default)]
+    pub recent: Recent,
+}
+
+/// One route as one gateway sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteStatus {
+    pub route: String,
+    /// Passed on and not yet answered to the end.
+    pub in_flight: u64,
+    /// Waiting for a place in the bulkhead of their edge.
+    pub queued: u64,
+    pub recent: Recent,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -233,6 +307,34 @@ pub enum BreakerState {
     Open,
     /// Probing.
     HalfOpen,
+    /// Refusing, because an operator says so.
+    ForcedOpen,
+    /// Flowing whatever fails, because an operator says so.
+    ForcedClosed,
+}
+
+impl BreakerState {
+    /// As documents say it: `halfOpen`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "halfOpen",
+            Self::ForcedOpen => "forcedOpen",
+            Self::ForcedClosed => "forcedClosed",
+        }
+    }
+
+    /// How much it means for callers: of several gateways the worst is shown.
+    pub const fn severity(self) -> u8 {
+        match self {
+            Self::Closed => 0,
+            Self::ForcedClosed => 1,
+            Self::HalfOpen => 2,
+            Self::Open => 3,
+            Self::ForcedOpen => 4,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

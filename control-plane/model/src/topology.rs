@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Bytes, Percent, Rate, Span};
 
 mod channels;
+mod flows;
 mod telemetry;
 pub use channels::{
     BACKOFF, BrokerProvider, Channel, Couriers, DeadLetter, DeadLetterAlert, DeliveryRetry, EmbeddedBroker,
     MAX_MESSAGE, MAX_SIZE, Ordered, Subscription,
 };
+pub use flows::{Done, DoneWhen, Flow, FlowMode, FlowRequest, Slo};
 pub use telemetry::{EmbeddedTelemetry, TRACES_AT_LEAST, TelemetryProvider};
 
 /// The reference services that come with meshctl.
@@ -47,6 +49,10 @@ pub struct Topology {
     pub routes: Vec<Route>,
     /// How services send each other messages, by name: `order.placed`.
     pub channels: BTreeMap<String, Channel>,
+    /// What those who use the system do with it, by name: what `meshctl loadtest` sends.
+    pub flows: BTreeMap<String, Flow>,
+    /// What those who use the system may expect.
+    pub slo: Vec<Slo>,
 }
 
 /// Who plays each part of the system.

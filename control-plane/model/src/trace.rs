@@ -37,10 +37,14 @@ pub mod attribute {
     pub const INSTANCE: &str = "meshctl.instance";
     /// From 1; of a message through retries and replays.
     pub const ATTEMPT: &str = "meshctl.attempt";
-    /// What became of a delivery: `processed`, `retried`, `dead`, `lost` (settled by somebody else meanwhile).
+    /// What became of a delivery: `processed`, `retried`, `dead`, `lost` (settled by somebody else meanwhile), `waits` (the
+    /// subscriber is down: it was no attempt, and the message is tried again when it is back). Of a publish: `duplicate`.
     pub const OUTCOME: &str = "meshctl.outcome";
     /// When a message that is retried will be tried again, RFC 3339.
     pub const NOT_BEFORE: &str = "meshctl.notBefore";
+    /// Of a delivery: `paused` where the subscription was, or became so; `probing` where this was the one message that is
+    /// tried meanwhile.
+    pub const SUBSCRIPTION_STATE: &str = "meshctl.subscription.state";
     pub const REPLAY: &str = "meshctl.replay.id";
     pub const DEAD_LETTER: &str = "meshctl.deadLetter.id";
     /// True where the answer was the fallback's.

@@ -55,6 +55,10 @@ routes:
 channels:
   c:
   d: { partitions: '${P}', ordered: byKey, retention: '${R}', subscriptions: { a: { deliver: /a, retry: , deadLetter: { alert: { count: 1, within: 5m } } } } }
+flows:
+  f:
+  g: { weight: '${W}', values: { v: [x] }, synchronous: { request: GET /, body: [1, { k: }], done: '${S}' }, asynchronous: { request: GET /, done: { visible: GET /, within: '${T}' } } }
+slo: [{ flow: g, mode: asynchronous, expect: lost = 0 }]
 ";
     assert_eq!(complaints(taken), [""; 0]);
     for refused in [
@@ -72,7 +76,9 @@ channels:
         "providers: { gateway: { embedded: {}, envoy: {} } }",
         "providers: { mesh: sidecar }",
         "routes: [{ path: /a }]",
-        "flows: {}",
+        "flows: { f: { synchronous: { request: GET /, done: 99 } } }",
+        "flows: { f: { synchronous: {} } }",
+        "slo: [{ flow: f }]",
     ] {
         assert!(!complaints(refused).is_empty(), "{refused}");
     }

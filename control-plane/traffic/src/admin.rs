@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -16,12 +17,14 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use meshctl_drivers::spans::frame;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::control::{Control, Refusal};
 use crate::metrics::{CLASSES, Totals, Vitals};
 use crate::page::{durations, family, label, process};
+use crate::spans::{self, Source as _};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -43,7 +46,7 @@ pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, control: 
     }
 }
 
-async fn answer(request: Request<Incoming>, control: &Control, metrics_only: bool) -> Answer {
+async fn answer(request: Request<Incoming>, control: &Rc<Control>, metrics_only: bool) -> Answer {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
             text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(control).await)
@@ -54,6 +57,7 @@ async fn answer(request: Request<Incoming>, control: &Control, metrics_only: boo
         (&Method::GET, "/status") => json(StatusCode::OK, &control.status().await),
         (&Method::POST, "/drained") => drained(request.uri().query().unwrap_or(""), control).await,
         (&Method::GET, "/events") => events(control),
+        (&Method::GET, "/spans") => spans(request.uri().query(), control).await,
         (method, path) => refuse(StatusCode::NOT_FOUND, &format!("there is no {method} {path}")),
     }
 }
@@ -109,6 +113,25 @@ fn events(control: &Control) -> Answer {
     });
     let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(lines)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+/// What is recorded, from now on, or what is remembered of some traces: see [`crate::spans`].
+async fn spans(query: Option<&str>, control: &Rc<Control>) -> Answer {
+    let body = match spans::asked_for(query) {
+        Err(why) => return refuse(StatusCode::BAD_REQUEST, &why),
+        Ok(Some(traces)) => Full::new(frame(&control.recall(traces).await)).boxed_unsync(),
+        Ok(None) => {
+            let shared = Arc::clone(&control.shared);
+            let frames = spans::stream(Rc::clone(control), async move || shared.recorded.notified().await);
+            let frames = stream::unfold(frames, async |mut frames| {
+                frames.recv().await.map(|bytes| (Ok(Frame::data(bytes)), frames))
+            });
+            BodyExt::boxed_unsync(StreamBody::new(frames))
+        }
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     response
 }
 
@@ -175,10 +198,11 @@ async fn metrics(control: &Control) -> String {
         edges.iter().for_each(|(name, totals)| put(&format!("{{{name}}}"), totals.retries as f64));
     });
     family(&mut page, "meshctl_edge_breaker_state", "gauge", "1 for the state that the breaker is in.", |put| {
-        use meshctl_model::snapshot::BreakerState::{Closed, HalfOpen, Open};
+        use meshctl_model::snapshot::BreakerState::{Closed, ForcedClosed, ForcedOpen, HalfOpen, Open};
         for (edge, (name, _)) in plan.edges.iter().zip(&edges) {
-            let present = edge.state.breaker.state().0;
-            for (state, text) in [(Closed, "closed"), (Open, "open"), (HalfOpen, "halfOpen")] {
+            let present = edge.state.breaker.state();
+            for state in [Closed, Open, HalfOpen, ForcedOpen, ForcedClosed] {
+                let text = state.name();
                 put(&format!("{{{name},state=\"{text}\"}}"), f64::from(u8::from(state == present)));
             }
         }
@@ -209,6 +233,13 @@ async fn metrics(control: &Control) -> String {
         ("upstream_connections", "gauge", "Open connections to instances.", vital(|v| &v.upstream_connections)),
         ("upstream_connections_total", "counter", "Connections to instances opened.", vital(|v| &v.upstream_opened)),
         ("accept_errors_total", "counter", "Accepts that failed for want of resources.", vital(|v| &v.accept_errors)),
+        ("spans_recorded_total", "counter", "Spans recorded.", vital(|v| &v.spans_recorded)),
+        (
+            "spans_dropped_total",
+            "counter",
+            "Spans recorded, and lost before anybody read them.",
+            control.spans_dropped() as f64,
+        ),
         ("snapshot_revision", "gauge", "Revision of the topology that is live.", plan.snapshot.revision as f64),
         ("snapshot_generation", "gauge", "Generation that is live on every thread.", plan.snapshot.generation as f64),
         (

@@ -4,6 +4,7 @@
 //! failure decides what may follow: a request that was never sent can go again whatever it is, one that may have been
 //! seen only if doing it twice does no harm.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,15 @@ use meshctl_model::topology::RetryFailure;
 use tokio::time::timeout_at;
 
 use crate::body::{Source, Upload, UploadFailure};
-use crate::breaker::{Ticket, Verdict};
+use crate::breaker::{Refused, Ticket, Verdict};
 use crate::clock::{self, nanos};
 use crate::deadline::{self, Deadline};
 use crate::metrics::count;
-use crate::plan::{Edge, EdgeState};
+use crate::plan::{Edge, EdgeState, EndpointState};
 use crate::pool::{self, Sender};
 use crate::problem::{Cause, Problem};
+use crate::spans::{Spans, Why};
+use crate::trace::TRACEPARENT;
 use crate::worker::{Live, Peer, Worker};
 use crate::{balance, eject, retry};
 
@@ -81,6 +84,9 @@ pub(crate) struct Call<'a> {
     pub(crate) body_idle: Duration,
     pub(crate) repeatable: bool,
     pub(crate) source: Option<Rc<Source>>,
+    pub(crate) spans: &'a Spans<'a>,
+    /// Set once it is sent to an instance.
+    pub(crate) reached: &'a Cell<bool>,
 }
 
 pub(crate) enum Ended {
@@ -106,6 +112,25 @@ enum Failure {
     Timeout,
 }
 
+impl Failure {
+    /// What to tell of it.
+    fn problem(&self, endpoint: &EndpointState, policy: &Policy) -> Problem {
+        let EndpointState { id, address, .. } = endpoint;
+        match self {
+            Self::Connect(why) => {
+                Problem::new(Cause::ConnectFailed, format!("cannot connect to {id} at {address}: {why}"))
+            }
+            Self::Reset { why, .. } => {
+                Problem::new(Cause::Reset, format!("the connection to {id} broke before a response: {why}"))
+            }
+            Self::Timeout => {
+                let why = format!("{id} did not begin to answer within {}", policy.attempt_timeout);
+                Problem::new(Cause::AttemptTimeout, why)
+            }
+        }
+    }
+}
+
 impl Call<'_> {
     pub(crate) async fn attempts(
         &self,
@@ -115,14 +140,13 @@ impl Call<'_> {
         self.edge.state.budget.request(began);
         let mut tried: Vec<Rc<Peer>> = Vec::new();
         let (mut retries, mut fresh) = (0, false);
-        let mut judged = self.judged(began).map_err(|wait| {
-            let why = format!("the breaker of {} is open", self.edge.state.name);
-            Problem::new(Cause::BreakerOpen, why).retry_after(wait)
-        })?;
+        let mut judged = self.judged(began).map_err(|refused| Problem::refused(&self.edge.state.name, &refused))?;
         loop {
             let (peer, on_trial) = self.peer(&tried, &mut began).await?;
             let lease = Lease::new(&peer);
             let timeout = nanos(self.policy.attempt_timeout.get());
+            let span = self.spans.attempt(self.edge.state.label, peer.endpoint.label, began);
+            head.headers.insert(TRACEPARENT, span.header());
             head.headers.insert(deadline::HEADER, self.deadline().header(began));
             let upload = Upload::new(self.source.as_ref());
             let mut request = Some(if self.repeatable { copy(&head, upload) } else { take(&mut head, upload) });
@@ -134,6 +158,7 @@ impl Call<'_> {
                     peer.endpoint.latency.record(took, ended);
                     self.worker.answered(&peer);
                     let status = response.status();
+                    span.answered(status, ended);
                     let failed = status.is_server_error() && !matches!(status.as_u16(), 501 | 505);
                     self.conclude(&mut judged, if failed { Verdict::Failure } else { Verdict::Success }, ended);
                     if self.repeatable && retry::wanted_after_status(&self.policy.retry, status) {
@@ -153,8 +178,16 @@ impl Call<'_> {
             };
             drop(lease);
             if let Some(failure) = self.source.as_ref().and_then(|source| source.failure()) {
+                span.failed(Why::Cancelled, failure.to_string(), ended);
                 return Err(Ended::Upload(failure));
             }
+            let problem = match &failure {
+                Failure::Timeout if took < timeout => {
+                    deadline::passed(&format!("{} had not begun to answer", peer.endpoint.id))
+                }
+                failure => failure.problem(&peer.endpoint, self.policy),
+            };
+            span.failed(Why::Cause(problem.cause), problem.detail.clone(), ended);
             // A request that came back was never sent: it can go again, whatever it is.
             let unsent = request.is_some() || matches!(failure, Failure::Connect(_));
             if let Some(request) = request {
@@ -169,38 +202,34 @@ impl Call<'_> {
             }
             // A client that is slow to send its body says nothing about the instance.
             let heard_all = self.source.as_ref().is_none_or(|source| source.ended());
-            let (kind, problem) = match failure {
+            let kind = match failure {
                 Failure::Reset { stale: true, .. } if may_repeat && self.replayable() => {
                     // Nobody failed: the pool was out of date. Once more, on a connection of its own.
                     (fresh, began) = (true, ended);
                     continue;
                 }
-                Failure::Connect(why) => {
-                    let detail = format!("cannot connect to {} at {}: {why}", peer.endpoint.id, peer.endpoint.address);
-                    self.worker.refused(&peer, detail.clone());
-                    (RetryFailure::ConnectFailure, Problem::new(Cause::ConnectFailed, detail))
+                Failure::Connect(_) => {
+                    self.worker.refused(&peer, problem.detail.clone());
+                    RetryFailure::ConnectFailure
                 }
-                Failure::Reset { why, stale } => {
-                    let detail = format!("the connection to {} broke before a response: {why}", peer.endpoint.id);
+                Failure::Reset { stale, .. } => {
                     if heard_all && !stale {
-                        self.worker.unanswered(&peer, &detail);
+                        self.worker.unanswered(&peer, &problem.detail);
                     }
-                    (RetryFailure::Reset, Problem::new(Cause::Reset, detail))
+                    RetryFailure::Reset
                 }
                 Failure::Timeout => {
                     peer.endpoint.latency.record(took, ended);
                     // A deadline that left less than an attempt's time says nothing about the service.
                     let whole = took >= timeout;
-                    let detail =
-                        format!("{} did not begin to answer within {}", peer.endpoint.id, self.policy.attempt_timeout);
                     if whole {
-                        self.worker.unanswered(&peer, &detail);
+                        self.worker.unanswered(&peer, &problem.detail);
                     }
                     if ended >= self.deadline().at {
                         self.conclude(&mut judged, if whole { Verdict::Failure } else { Verdict::Unknown }, ended);
                         return Err(deadline::passed(&format!("{} had not begun to answer", peer.endpoint.id)).into());
                     }
-                    (RetryFailure::Timeout, Problem::new(Cause::AttemptTimeout, detail))
+                    RetryFailure::Timeout
                 }
             };
             self.conclude(&mut judged, Verdict::Failure, ended);
@@ -269,8 +298,8 @@ impl Call<'_> {
     }
 
     /// # Errors
-    /// How long the breaker wants us to stay away.
-    fn judged(&self, now: u64) -> Result<Judged<'_>, u64> {
+    /// When the breaker refuses.
+    fn judged(&self, now: u64) -> Result<Judged<'_>, Refused> {
         let ticket = self.edge.state.breaker.admit(&self.edge.policy.breaker, now)?;
         let policy = self.edge.policy.breaker.clone();
         Ok(Judged { edge: &self.edge.state, policy, ticket: Some(ticket), admitted: now })
@@ -365,6 +394,7 @@ impl Call<'_> {
                 sender
             }
         };
+        self.reached.set(true);
         let Some(whole) = request.take() else { unreachable!("an attempt begins with its request") };
         sender.try_send_request(whole).await.map(|response| (response, sender)).map_err(|mut failed| {
             *request = failed.take_message();

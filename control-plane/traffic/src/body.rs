@@ -11,11 +11,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Sleep;
 
 use crate::clock;
 use crate::connection::Serving;
+use crate::spans::Seat;
 use crate::stack::Exchange;
 
 /// Request bodies up to this size are kept for a retry; a larger one is sent once.
@@ -26,12 +27,15 @@ pub(crate) struct Body {
     content: Content,
     /// The request counts as under way until its response has been handed over.
     serving: Option<Serving>,
+    /// Where its request is remembered.
+    seat: Option<Seat>,
 }
 
 enum Content {
     Empty,
     Full(Option<Bytes>),
     Relay(Relay),
+    Stream(mpsc::Receiver<Bytes>),
 }
 
 /// A response body as it comes from an instance.
@@ -52,11 +56,11 @@ pub(crate) enum BodyError {
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self { content: Content::Empty, serving: None }
+        Content::Empty.into()
     }
 
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { content: Content::Full(Some(bytes.into())), serving: None }
+        Content::Full(Some(bytes.into())).into()
     }
 
     pub(crate) fn relay(incoming: Incoming, exchange: Exchange, idle_limit: Duration) -> Self {
@@ -65,11 +69,26 @@ impl Body {
             return Self::empty();
         }
         let relay = Relay { incoming, exchange: Some(exchange), idle_limit, idle: None };
-        Self { content: Content::Relay(relay), serving: None }
+        Content::Relay(relay).into()
+    }
+
+    /// Frames as they come, until the sender is dropped.
+    pub(crate) fn stream(frames: mpsc::Receiver<Bytes>) -> Self {
+        Content::Stream(frames).into()
     }
 
     pub(crate) fn serving(&mut self, serving: Serving) {
         self.serving = Some(serving);
+    }
+
+    pub(crate) fn remembered(&mut self, seat: Seat) {
+        self.seat = Some(seat);
+    }
+}
+
+impl From<Content> for Body {
+    fn from(content: Content) -> Self {
+        Self { content, serving: None, seat: None }
     }
 }
 
@@ -78,10 +97,18 @@ impl HttpBody for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.content {
+        let Self { content, serving, seat } = &mut *self;
+        match content {
             Content::Empty => Poll::Ready(None),
             Content::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Relay(relay) => relay.poll_frame(cx),
+            Content::Relay(relay) => {
+                let frame = ready!(relay.poll_frame(cx));
+                if let (Some(Err(error)), Some(serving), Some(seat)) = (&frame, serving, *seat) {
+                    serving.broke(seat, &error.to_string());
+                }
+                Poll::Ready(frame)
+            }
+            Content::Stream(frames) => frames.poll_recv(cx).map(|frame| frame.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -90,6 +117,7 @@ impl HttpBody for Body {
             Content::Empty => true,
             Content::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Content::Relay(relay) => relay.incoming.is_end_stream(),
+            Content::Stream(_) => false,
         }
     }
 
@@ -98,6 +126,7 @@ impl HttpBody for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Relay(relay) => relay.incoming.size_hint(),
+            Content::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use crate::forwarded::Origin;
 use crate::metrics::{Vitals, count};
 use crate::socket::Socket;
+use crate::spans::Seat;
 use crate::stack;
 use crate::worker::Worker;
 
@@ -183,6 +184,13 @@ impl Serving {
         life.requests.fetch_add(1, Relaxed);
         count(&worker.vitals().in_flight, 1);
         Self { life: Arc::clone(life), worker: Rc::clone(worker) }
+    }
+}
+
+impl Serving {
+    /// Its response broke off.
+    pub(crate) fn broke(&self, seat: Seat, words: &str) {
+        self.worker.broke(seat, words);
     }
 }
 

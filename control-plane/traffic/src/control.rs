@@ -11,14 +11,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, Serves, Snapshot};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use jiff::Timestamp;
+use meshctl_drivers::spans::Spans;
+use meshctl_model::snapshot::{EdgeStatus, GatewayStatus, RouteStatus, Serves, Snapshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use crate::listener::Held;
 use crate::metrics::{Totals, Vitals};
 use crate::plan::{Memory, Plan};
+use crate::recent::Notes;
+use crate::spans::{Reading, Remembered, Source, encode};
 use crate::worker::{Command, Shared};
-use crate::{disk, holder, listener};
+use crate::{clock, disk, holder, listener};
+
+/// How long an override is left alone at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Control {
     pub(crate) dir: PathBuf,
@@ -27,6 +34,9 @@ pub(crate) struct Control {
     workers: RefCell<Vec<mpsc::Sender<Command>>>,
     state: Mutex<State>,
     draining: Cell<bool>,
+    reading: Reading,
+    /// Told when operators may have said something of breakers.
+    ruled: Notify,
 }
 
 struct State {
@@ -36,8 +46,18 @@ struct State {
     sockets: HashMap<SocketAddr, Held>,
     refused: Vec<(SocketAddr, String)>,
     unsaved: Option<String>,
-    /// Totals of each edge as they were some time ago, and more recently: percentiles are of what came since the former.
-    earlier: [HashMap<String, Totals>; 2],
+    edge_notes: Notes,
+    route_notes: Notes,
+}
+
+impl State {
+    fn note(&mut self) {
+        let (plan, now) = (&self.live, clock::now());
+        let edges = plan.edges.iter().map(|edge| (edge.state.name.as_str(), Totals::of(&edge.state.metrics)));
+        self.edge_notes.take(edges, now);
+        let routes = plan.routes.iter().map(|route| (route.state.name.as_str(), Totals::of(&route.state.metrics)));
+        self.route_notes.take(routes, now);
+    }
 }
 
 /// What a successor is given: a socket for each time that an address is listed.
@@ -81,7 +101,8 @@ impl Control {
             sockets: HashMap::new(),
             refused: Vec::new(),
             unsaved: None,
-            earlier: Default::default(),
+            edge_notes: Notes::default(),
+            route_notes: Notes::default(),
         };
         Self {
             dir,
@@ -90,6 +111,8 @@ impl Control {
             workers: RefCell::new(workers),
             state: Mutex::new(state),
             draining: Cell::new(false),
+            reading: Reading::default(),
+            ruled: Notify::new(),
         }
     }
 
@@ -157,6 +180,9 @@ impl Control {
             }
             serves.push((address, listener.serves.clone()));
         }
+        // Before the first request of this plan: who starts from a saved snapshot refuses from the beginning.
+        plan.rule_breakers();
+        self.ruled.notify_one();
         // Our own hold goes first: a socket whose queue its worker has emptied must not take in another connection.
         state.sockets.retain(|address, _| serves.iter().any(|(present, _)| present == address));
         let installed = workers.iter().zip(opened).map(|(worker, opened)| {
@@ -166,6 +192,7 @@ impl Control {
         futures_util::future::join_all(installed).await.into_iter().collect::<Result<(), _>>()?;
         state.memory.settle(&plan);
         state.live = plan;
+        state.note();
         Ok(())
     }
 
@@ -181,7 +208,12 @@ impl Control {
         };
     }
 
-    /// Once in a while: what could not be done before is tried again, and the view of recent latencies moves on.
+    /// Once a second: what happened more than ten seconds ago is forgotten.
+    pub(crate) async fn note(&self) {
+        self.state.lock().await.note();
+    }
+
+    /// Once in a while: what could not be done before is tried again.
     pub(crate) async fn look_after(&self) {
         let mut state = self.state.lock().await;
         if !state.refused.is_empty() && !self.draining.get() {
@@ -193,10 +225,24 @@ impl Control {
         if state.unsaved.is_some() {
             self.save(&mut state).await;
         }
-        let now = state.live.edges.iter().map(|edge| (edge.state.name.clone(), Totals::of(&edge.state.metrics)));
-        let now = now.collect();
-        state.earlier.swap(0, 1);
-        state.earlier[1] = now;
+    }
+
+    /// Ends, for ever, what operators forced for a time that is over, whether or not there is a control plane. The clock that
+    /// counts may be set while we wait, hence the look every second.
+    pub(crate) async fn expire_breakers(&self) {
+        loop {
+            let next = self.state.lock().await.live.expire_breakers();
+            let pause = async {
+                match next.map(|at| Duration::try_from(at.duration_since(Timestamp::now()))) {
+                    Some(left) => tokio::time::sleep(left.unwrap_or_default().min(LONGEST_PAUSE)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = pause => {}
+                () = self.ruled.notified() => {}
+            }
+        }
     }
 
     pub(crate) async fn status(&self) -> GatewayStatus {
@@ -204,24 +250,30 @@ impl Control {
     }
 
     fn status_of(&self, state: &State) -> GatewayStatus {
-        let plan = &state.live;
+        let (plan, now) = (&state.live, clock::now());
         let edges = plan.edges.iter().map(|edge| {
             let totals = Totals::of(&edge.state.metrics);
-            let before = state.earlier[0].get(&edge.state.name);
-            let (breaker, since) = edge.state.breaker.state();
+            let breaker = edge.state.breaker.sight(&edge.policy.breaker, now);
             EdgeStatus {
                 edge: edge.state.name.clone(),
-                breaker,
-                since,
+                breaker: breaker.state,
+                since: breaker.since,
+                reason: breaker.reason,
+                would_open: breaker.would_open,
                 in_flight: edge.state.bulkhead.taken(),
                 queued: edge.state.bulkhead.queued(),
                 requests: totals.requests(),
                 failures: totals.failures,
                 retries: totals.retries,
                 fallbacks: totals.fallbacks,
-                latency_p50_ms: totals.quantile_ms(before, 0.5),
-                latency_p99_ms: totals.quantile_ms(before, 0.99),
+                recent: state.edge_notes.recent(&edge.state.name, &totals, now),
             }
+        });
+        let routes = plan.routes.iter().map(|route| RouteStatus {
+            route: route.state.name.clone(),
+            in_flight: route.state.in_flight.load(Relaxed).into(),
+            queued: route.state.queued.load(Relaxed).into(),
+            recent: state.route_notes.recent(&route.state.name, &Totals::of(&route.state.metrics), now),
         });
         let endpoints = plan.services.iter().flat_map(|service| &service.endpoints);
         GatewayStatus {
@@ -234,6 +286,7 @@ impl Control {
             in_flight: self.vital(|vitals| &vitals.in_flight),
             draining: self.draining.get(),
             edges: edges.collect(),
+            routes: routes.collect(),
             ejected: endpoints.filter_map(|endpoint| endpoint.ejector.why()).collect(),
         }
     }
@@ -300,8 +353,48 @@ impl Control {
         self.workers.borrow_mut().clear();
     }
 
+    /// Has every thread give spans; one that is gone gives none.
+    async fn gather(&self, command: impl Fn(oneshot::Sender<Vec<Remembered>>) -> Command) -> Vec<Remembered> {
+        let gathered = self.workers().into_iter().map(|worker| {
+            let (done, spans) = oneshot::channel();
+            let command = command(done);
+            async move {
+                worker.send(command).await.ok()?;
+                spans.await.ok()
+            }
+        });
+        futures_util::future::join_all(gathered).await.into_iter().flatten().flatten().collect()
+    }
+
+    async fn encode(&self, remembered: &[Remembered]) -> Spans {
+        let dropped = self.spans_dropped();
+        encode(meshctl_model::GATEWAY, &self.state.lock().await.memory.names, remembered, dropped)
+    }
+
+    /// Those that were recorded and that no reader got.
+    pub(crate) fn spans_dropped(&self) -> u64 {
+        self.vital(|vitals| &vitals.spans_dropped) + self.reading.lost()
+    }
+
     fn workers(&self) -> Vec<mpsc::Sender<Command>> {
         self.workers.borrow().clone()
+    }
+}
+
+impl Source for Control {
+    fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    async fn take(&self) -> (Spans, usize) {
+        let taken = self.gather(|done| Command::TakeSpans { done }).await;
+        (self.encode(&taken).await, taken.len())
+    }
+
+    async fn recall(&self, traces: Vec<u128>) -> Spans {
+        let traces: Arc<[u128]> = traces.into();
+        let recalled = self.gather(|done| Command::RecallSpans { traces: Arc::clone(&traces), done }).await;
+        self.encode(&recalled).await
     }
 }
 

@@ -20,7 +20,7 @@ use crate::handover::{self, Ask};
 use crate::name::Name;
 use crate::plan::Memory;
 use crate::worker::{self, Shared};
-use crate::{admin, disk, listener};
+use crate::{admin, disk, listener, recent};
 
 /// How long requests under way may go on once the gateway has been asked to end, or has handed over. An upgraded
 /// connection (WebSocket) has no end of its own to wait for: it goes on for as long, and is then cut off; its client
@@ -95,6 +95,8 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
     let (admin, admin_name) =
         Name::give(&options.dir, ADMIN_SOCKET, |path| UnixListener::bind(path)).map_err(folder)?;
     serve_admin(admin, Rc::clone(&control));
+    let expiring = Rc::clone(&control);
+    tokio::task::spawn_local(async move { expiring.expire_breakers().await });
     let metrics = match options.metrics {
         Some(address) => Some(
             serve_metrics(address, predecessor.is_some(), Rc::clone(&control))
@@ -112,6 +114,7 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
     tracing::info!(dir = %options.dir.display(), pid = std::process::id(), "the gateway is serving");
 
     let mut look_after = tokio::time::interval(LOOK_AFTER_EVERY);
+    let mut note = tokio::time::interval(recent::NOTE_EVERY);
     let mut stopped = None;
     loop {
         tokio::select! {
@@ -119,6 +122,7 @@ async fn serve(options: &GatewayOptions, inheritance: Option<handover::Inheritan
             _ = interrupt.recv() => break,
             () = control.shared.worker_lost.notified() => return Err(GatewayRunError::Worker),
             _ = look_after.tick() => control.look_after().await,
+            _ = note.tick() => control.note().await,
             Some(ask) = asked.recv() => match ask {
                 Ask::Legacy(answer) => {
                     let _waiting = answer.send(control.legacy().await);

@@ -5,10 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Duration buckets: four for each doubling, from 65 µs to 68 s.
-const BUCKETS: usize = 84;
-const FIRST_POWER: u32 = 16;
-const PER_POWER: u64 = 4;
+use meshctl_model::recent::{BUCKETS, PER_DOUBLING, Recent, bucket_of, end_of};
 
 pub(crate) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "cancelled"];
 
@@ -20,6 +17,9 @@ pub(crate) struct Red {
     pub(crate) failures: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) fallbacks: AtomicU64,
+    errors: AtomicU64,
+    refused: AtomicU64,
+    refused_by_breaker: AtomicU64,
     nanos: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
 }
@@ -31,6 +31,9 @@ impl Default for Red {
             failures: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            refused_by_breaker: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
             buckets: std::array::from_fn(|_| AtomicU64::new(0)),
         }
@@ -43,26 +46,45 @@ pub(crate) fn count(counter: &AtomicU64, add: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(add), Relaxed);
 }
 
-fn bucket_of(nanos: u64) -> usize {
-    let nanos = nanos.max(1 << FIRST_POWER);
-    let power = 63 - nanos.leading_zeros();
-    let within = (nanos >> (power - 2)) & (PER_POWER - 1);
-    ((u64::from(power - FIRST_POWER) * PER_POWER + within) as usize).min(BUCKETS - 1)
+/// How a request ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    /// `None`: the client went away before there was one.
+    pub(crate) status: Option<http::StatusCode>,
+    /// In nanoseconds.
+    pub(crate) took: u64,
+    /// Whether it was sent to an instance: how long the others took says nothing about anybody.
+    pub(crate) reached: bool,
+    pub(crate) refused: Option<Refusal>,
+    pub(crate) fallback: bool,
 }
 
-/// Where a bucket ends, in nanoseconds.
-fn end_of(bucket: usize) -> u64 {
-    let (power, within) = (bucket as u64 / PER_POWER + u64::from(FIRST_POWER), bucket as u64 % PER_POWER);
-    (1 << power) + (within + 1) * (1 << (power - 2))
+/// Why a request was not even tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Breaker,
+    /// Bulkhead or rate limit.
+    Limit,
 }
 
 impl Red {
-    /// `status` of `None`: the client went away before there was one.
-    pub(crate) fn request(&self, status: Option<http::StatusCode>, nanos: u64) {
-        let class = status.map_or(5, |status| usize::from(status.as_u16() / 100).clamp(1, 5) - 1);
+    pub(crate) fn request(&self, ended: &Outcome) {
+        let class = ended.status.map_or(5, |status| usize::from(status.as_u16() / 100).clamp(1, 5) - 1);
         count(&self.classes[class], 1);
-        count(&self.nanos, nanos);
-        count(&self.buckets[bucket_of(nanos)], 1);
+        if ended.reached {
+            count(&self.nanos, ended.took);
+            count(&self.buckets[bucket_of(ended.took)], 1);
+        }
+        if ended.fallback {
+            count(&self.fallbacks, 1);
+        }
+        if class >= 4 || ended.refused.is_some() && !ended.fallback {
+            count(&self.errors, 1);
+        }
+        if let Some(refusal) = ended.refused {
+            count(&self.refused, 1);
+            count(&self.refused_by_breaker, (refusal == Refusal::Breaker).into());
+        }
     }
 }
 
@@ -73,6 +95,9 @@ pub(crate) struct Totals {
     pub(crate) failures: u64,
     pub(crate) retries: u64,
     pub(crate) fallbacks: u64,
+    errors: u64,
+    refused: u64,
+    refused_by_breaker: u64,
     pub(crate) nanos: u64,
     buckets: [u64; BUCKETS],
 }
@@ -85,6 +110,9 @@ impl Totals {
             failures: sum(&|red| &red.failures),
             retries: sum(&|red| &red.retries),
             fallbacks: sum(&|red| &red.fallbacks),
+            errors: sum(&|red| &red.errors),
+            refused: sum(&|red| &red.refused),
+            refused_by_breaker: sum(&|red| &red.refused_by_breaker),
             nanos: sum(&|red| &red.nanos),
             buckets: std::array::from_fn(|at| sum(&|red| &red.buckets[at])),
         }
@@ -94,27 +122,39 @@ impl Totals {
         self.classes.iter().sum()
     }
 
-    /// The duration that `share` of the requests since `before` stayed within, in milliseconds; 0 if there were none.
-    pub(crate) fn quantile_ms(&self, before: Option<&Self>, share: f64) -> f64 {
-        let recent = |at: usize| self.buckets[at] - before.map_or(0, |before| before.buckets[at].min(self.buckets[at]));
-        let count: u64 = (0..BUCKETS).map(recent).sum();
-        let rank = (share * count as f64).ceil() as u64;
-        let mut seen = 0;
-        for at in (0..BUCKETS).filter(|_| count > 0) {
-            seen += recent(at);
-            if seen >= rank {
-                return end_of(at) as f64 / 1e6;
-            }
+    /// Requests that reached an instance.
+    pub(crate) fn reached(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Whether no request has ended between the two.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.classes == other.classes
+    }
+
+    /// What came after `before`, which was `over_ms` ago.
+    pub(crate) fn since(&self, before: Option<&Self>, over_ms: u64) -> Recent {
+        let recent = |of: &dyn Fn(&Self) -> u64| of(self).saturating_sub(before.map_or(0, of));
+        let mut seen = Recent {
+            over_ms,
+            requests: recent(&Self::requests),
+            errors: recent(&|totals| totals.errors),
+            refused: recent(&|totals| totals.refused),
+            refused_by_breaker: recent(&|totals| totals.refused_by_breaker),
+            ..Recent::default()
+        };
+        for bucket in 0..BUCKETS {
+            seen.latencies.add(bucket, recent(&|totals| totals.buckets[bucket]));
         }
-        0.0
+        seen
     }
 
     /// Cumulative counts with their upper bounds in seconds, one for each doubling.
     pub(crate) fn histogram(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
         let mut seen = 0;
-        self.buckets.chunks(PER_POWER as usize).enumerate().map(move |(power, chunk)| {
+        self.buckets.chunks(PER_DOUBLING).enumerate().map(move |(doubling, chunk)| {
             seen += chunk.iter().sum::<u64>();
-            ((1u64 << (power as u32 + FIRST_POWER + 1)) as f64 / 1e9, seen)
+            (end_of((doubling + 1) * PER_DOUBLING - 1) as f64 / 1e9, seen)
         })
     }
 }
@@ -129,6 +169,8 @@ pub(crate) struct Vitals {
     pub(crate) upstream_connections: AtomicU64,
     pub(crate) upstream_opened: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
+    pub(crate) spans_recorded: AtomicU64,
+    pub(crate) spans_dropped: AtomicU64,
 }
 
 #[cfg(test)]
@@ -136,28 +178,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_hold_what_they_say() {
-        let mut last = 0;
-        for nanos in (0..40).map(|power| 3u64.pow(power) / 2).filter(|nanos| *nanos < 60_000_000_000) {
-            let bucket = bucket_of(nanos);
-            assert!(nanos < end_of(bucket) && bucket >= last, "{nanos}");
-            assert!(bucket == 0 || nanos >= end_of(bucket - 1), "{nanos}");
-            last = bucket;
-        }
-    }
-
-    #[test]
-    fn quantiles_are_of_the_recent_ones() {
+    fn only_what_reached_an_instance_has_a_latency() {
         let red = [Red::default(), Red::default()];
-        (0..100).for_each(|_| red[0].request(Some(http::StatusCode::OK), 1_000_000));
+        let served = |took| Outcome { status: Some(http::StatusCode::OK), took, reached: true, ..Outcome::default() };
+        (0..100).for_each(|_| red[0].request(&served(1_000_000)));
         let before = Totals::of(&red);
-        assert!((1.0..1.3).contains(&before.quantile_ms(None, 0.5)));
-        (0..99).for_each(|_| red[1].request(Some(http::StatusCode::OK), 100_000_000));
-        red[1].request(None, 1_000_000_000);
+        (0..98).for_each(|_| red[1].request(&served(100_000_000)));
+        red[1].request(&Outcome { status: None, ..served(1_000_000_000) });
+        let refused = |refusal, status, fallback| Outcome {
+            status: Some(status),
+            took: 20_000,
+            reached: false,
+            refused: Some(refusal),
+            fallback,
+        };
+        red[0].request(&refused(Refusal::Breaker, http::StatusCode::SERVICE_UNAVAILABLE, false));
+        red[0].request(&refused(Refusal::Breaker, http::StatusCode::OK, true));
+        red[1].request(&refused(Refusal::Limit, http::StatusCode::TOO_MANY_REQUESTS, false));
         let after = Totals::of(&red);
-        assert!((100.0..126.0).contains(&after.quantile_ms(Some(&before), 0.5)));
-        assert!((1000.0..1260.0).contains(&after.quantile_ms(Some(&before), 1.0)));
-        assert_eq!((after.requests(), after.classes[1], after.classes[5]), (200, 199, 1));
-        assert_eq!(after.histogram().last().map(|(_, count)| count), Some(200));
+        assert_eq!((after.requests(), after.reached(), after.classes[1], after.classes[5]), (202, 199, 199, 1));
+        assert_eq!(after.histogram().last().map(|(_, count)| count), Some(199));
+        let recent = after.since(Some(&before), 10_000);
+        assert_eq!((recent.requests, recent.latencies.count()), (102, 99));
+        assert_eq!((recent.refused, recent.refused_by_breaker, recent.errors), (3, 2, 3));
+        assert!(recent.latencies.quantile_ms(0.5).is_some_and(|ms| (75.0..126.0).contains(&ms)));
+        assert!(recent.latencies.quantile_ms(1.0).is_some_and(|ms| (1000.0..1260.0).contains(&ms)));
     }
 }

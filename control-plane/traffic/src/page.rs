@@ -7,11 +7,11 @@ use crate::metrics::Totals;
 /// A histogram for each of `all`, with its labels.
 pub(crate) fn durations(page: &mut String, name: &str, help: &str, all: &[(String, Totals)]) {
     let _written = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
-    for (labels, totals) in all.iter().filter(|(_, totals)| totals.requests() > 0) {
+    for (labels, totals) in all.iter().filter(|(_, totals)| totals.reached() > 0) {
         for (bound, count) in totals.histogram() {
             let _written = writeln!(page, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
         }
-        let (count, sum) = (totals.requests(), totals.nanos as f64 / 1e9);
+        let (count, sum) = (totals.reached(), totals.nanos as f64 / 1e9);
         let _written = writeln!(
             page,
             "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}"

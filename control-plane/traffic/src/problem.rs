@@ -1,12 +1,15 @@
 //! The gateway's own errors, and a courier's, as problem+json (RFC 9457). What a service answers passes untouched: whoever reads an error
 //! can tell by `Meshctl-Cause` which of the two it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::Body;
+use crate::breaker::Refused;
+use crate::metrics::Refusal;
 
 pub(crate) const CAUSE: HeaderName = HeaderName::from_static("meshctl-cause");
 
@@ -21,6 +24,7 @@ pub(crate) enum Cause {
     AttemptTimeout,
     DeadlineExceeded,
     BreakerOpen,
+    BreakerForcedOpen,
     BulkheadFull,
     RateLimited,
     BodyTooLarge,
@@ -44,6 +48,9 @@ impl Cause {
             Self::AttemptTimeout => (StatusCode::GATEWAY_TIMEOUT, "attemptTimeout", "Instance too slow"),
             Self::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadlineExceeded", "Deadline exceeded"),
             Self::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "breakerOpen", "Breaker open"),
+            Self::BreakerForcedOpen => {
+                (StatusCode::SERVICE_UNAVAILABLE, "breakerForcedOpen", "Breaker opened by an operator")
+            }
             Self::BulkheadFull => (StatusCode::SERVICE_UNAVAILABLE, "bulkheadFull", "Too many requests under way"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rateLimited", "Rate limit reached"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "bodyTooLarge", "Request body too large"),
@@ -63,6 +70,15 @@ impl Cause {
     pub(crate) const fn status(self) -> StatusCode {
         self.facts().0
     }
+
+    /// Whether nothing was tried, and who saw to that.
+    pub(crate) const fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::BreakerOpen | Self::BreakerForcedOpen => Some(Refusal::Breaker),
+            Self::BulkheadFull | Self::RateLimited => Some(Refusal::Limit),
+            _ => None,
+        }
+    }
 }
 
 /// An error of ours on its way to the client.
@@ -72,6 +88,8 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) allow: Option<HeaderValue>,
+    /// In an operator's words.
+    pub(crate) reason: Option<Arc<str>>,
 }
 
 /// Where it happened.
@@ -91,6 +109,8 @@ struct Document<'a> {
     detail: &'a str,
     cause: Cause,
     #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     edge: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
@@ -99,7 +119,19 @@ struct Document<'a> {
 
 impl Problem {
     pub(crate) fn new(cause: Cause, detail: impl Into<String>) -> Self {
-        Self { cause, detail: detail.into(), retry_after: None, allow: None }
+        Self { cause, detail: detail.into(), retry_after: None, allow: None, reason: None }
+    }
+
+    /// What the breaker of `edge` says to whom it refuses.
+    pub(crate) fn refused(edge: &str, refused: &Refused) -> Self {
+        let (cause, why) = match (refused.forced, &refused.reason) {
+            (false, _) => (Cause::BreakerOpen, format!("the breaker of {edge} is open")),
+            (true, None) => (Cause::BreakerForcedOpen, format!("an operator has opened the breaker of {edge}")),
+            (true, Some(reason)) => {
+                (Cause::BreakerForcedOpen, format!("an operator has opened the breaker of {edge}: {reason}"))
+            }
+        };
+        Self { reason: refused.reason.clone(), ..Self::new(cause, why).retry_after(refused.wait) }
     }
 
     pub(crate) fn retry_after(mut self, nanos: u64) -> Self {
@@ -115,6 +147,7 @@ impl Problem {
             status: status.as_u16(),
             detail: &self.detail,
             cause: self.cause,
+            reason: self.reason.as_deref(),
             edge: place.edge,
             route: place.route,
             trace_id: place.trace_id,

@@ -21,16 +21,35 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn of(limit: &RateLimit) -> Self {
-        let interval = (1e9 / limit.rate.0).max(1.0) as u64;
-        let burst = limit.burst.map_or(limit.rate.0.max(1.0), f64::from);
+        Self::new(limit.rate.0, limit.burst.map_or(limit.rate.0.max(1.0), f64::from))
+    }
+
+    /// So many in a second, and `burst` at once.
+    pub(crate) fn new(rate: f64, burst: f64) -> Self {
+        let interval = (1e9 / rate).max(1.0) as u64;
         Self { interval, tolerance: ((burst - 1.0).max(0.0) * interval as f64) as u64 }
+    }
+
+    /// Takes one of what `whole_at` stands for.
+    ///
+    /// # Errors
+    /// How long to wait, in nanoseconds.
+    pub(crate) fn admit(self, whole_at: &AtomicU64, now: u64) -> Result<(), u64> {
+        let mut seen = whole_at.load(Relaxed);
+        loop {
+            let next = self.take(seen, now)?;
+            match whole_at.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(other) => seen = other,
+            }
+        }
     }
 
     /// The decision itself: the key's new number, or how long to wait.
     fn take(self, whole_at: u64, now: u64) -> Result<u64, u64> {
         let whole_at = whole_at.max(now);
         match (whole_at - now).checked_sub(self.tolerance) {
-            None | Some(0) => Ok(whole_at + self.interval),
+            None | Some(0) => Ok(whole_at.saturating_add(self.interval)),
             Some(wait) => Err(wait),
         }
     }
@@ -54,21 +73,10 @@ impl Limiter {
     /// How long to wait, in nanoseconds.
     pub(crate) fn admit(&self, pace: Pace, headers: &http::HeaderMap, now: u64) -> Result<(), u64> {
         match &self.header {
-            None => self.admit_together(pace, now),
+            None => pace.admit(&self.together, now),
             Some(header) => {
                 let value = headers.get(header).map_or(&b""[..], http::HeaderValue::as_bytes);
                 self.admit_key(pace, self.hasher.hash_one(value), now)
-            }
-        }
-    }
-
-    fn admit_together(&self, pace: Pace, now: u64) -> Result<(), u64> {
-        let mut seen = self.together.load(Relaxed);
-        loop {
-            let next = pace.take(seen, now)?;
-            match self.together.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
-                Ok(_) => return Ok(()),
-                Err(other) => seen = other,
             }
         }
     }

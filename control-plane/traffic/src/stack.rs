@@ -9,12 +9,14 @@
 //! - Every attempt passes the breaker, so a retry never beats on a service that has just been given up on.
 //! - The fallback stands outside: it answers for whatever went wrong below it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, Entry, HOST, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request, uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request, uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -28,25 +30,52 @@ use crate::clock;
 use crate::connection::Client;
 use crate::deadline::{self, Deadline};
 use crate::fallback::Fallback;
-use crate::metrics::count;
-use crate::plan::{Edge, EdgeState};
+use crate::metrics::{Outcome, Refusal};
+use crate::plan::{Edge, EdgeState, RouteState};
 use crate::pool::Sender;
 use crate::problem::{self, Cause, Problem};
 use crate::route::Found;
-use crate::trace::{self, Trace};
+use crate::spans::{End, Sampling, Seat, Spans, Why};
+use crate::trace::{self, TRACESTATE, Trace};
 use crate::worker::{Live, Worker};
 use crate::{forwarded, retry, upgrade};
 
 pub(crate) async fn serve(client: &Client, request: Request<Incoming>) -> Response<Body> {
     let worker = &client.worker;
-    let trace = Trace::of(request.headers(), || worker.random());
-    let mut account =
-        Account { worker, live: worker.live(), began: clock::now(), way: None, status: None, fallback: false };
-    let result = carry(client, request, &trace, &mut account).await;
-    let mut response = account.answer(result, &trace);
-    account.status = Some(response.status());
+    let (live, began) = (worker.live(), clock::now());
+    let trace = begin_trace(client, request.headers(), live.sampling, began);
+    let spans = Spans::new(worker, trace, began, request.method(), request.uri().path());
+    let mut account = Account {
+        worker,
+        live,
+        began,
+        way: None,
+        spans: &spans,
+        end: End::default(),
+        refused: None,
+        reached: Cell::new(false),
+        seat: None,
+    };
+    let result = carry(client, request, &mut account).await;
+    let mut response = account.answer(result);
+    account.end.status = Some(response.status());
     response.headers_mut().insert(trace::TRACE_ID, trace.id_header());
+    if let Some(seat) = account.end() {
+        response.body_mut().remembered(seat);
+    }
     response
+}
+
+/// Inside of the system everybody does as who began the trace has said. Where requests come in, the one who asks may wish for
+/// a sampled trace; it is one of so many in a second, so that no client can flood whoever keeps them.
+fn begin_trace(client: &Client, headers: &HeaderMap, sampling: Sampling, now: u64) -> Trace {
+    let worker = &client.worker;
+    let inside = matches!(*client.entrance.serves.borrow(), Serves::Edge(_));
+    let sample = |said: Option<bool>| match said {
+        Some(said) if inside || !said => said,
+        _ => worker.samples(sampling, now),
+    };
+    Trace::of(headers, || worker.random(), sample)
 }
 
 /// Where a request goes: by its route, or by the edge that it came in on.
@@ -62,8 +91,12 @@ struct Account<'a> {
     live: Rc<Live>,
     began: u64,
     way: Option<Way>,
-    status: Option<StatusCode>,
-    fallback: bool,
+    spans: &'a Spans<'a>,
+    end: End,
+    refused: Option<Refusal>,
+    reached: Cell<bool>,
+    /// Once it is written down.
+    seat: Option<Seat>,
 }
 
 impl Account<'_> {
@@ -76,7 +109,12 @@ impl Account<'_> {
     }
 
     /// The response for the client: the fallback for a failed one, if there is a fallback.
-    fn answer(&mut self, result: Result<Response<Body>, Problem>, trace: &Trace) -> Response<Body> {
+    fn answer(&mut self, result: Result<Response<Body>, Problem>) -> Response<Body> {
+        if let Err(problem) = &result {
+            self.refused = problem.cause.refusal();
+            self.end.why = Some(Why::Cause(problem.cause));
+            self.end.words = Some(problem.detail.clone());
+        }
         let failed = match &result {
             Ok(response) => response.status().is_server_error(),
             Err(problem) => problem.cause.status().is_server_error(),
@@ -85,7 +123,7 @@ impl Account<'_> {
             && let Some(way) = self.way
             && let Some(fallback) = self.policy(way).1.map(Fallback::response)
         {
-            self.fallback = true;
+            self.end.fallback = true;
             return fallback;
         }
         result.unwrap_or_else(|problem| {
@@ -93,40 +131,55 @@ impl Account<'_> {
             let place = problem::Place {
                 edge: self.way.map(|way| plan.edges[way.edge].state.name.as_str()),
                 route: self.way.and_then(|way| way.route).map(|route| plan.routes[route].state.name.as_str()),
-                trace_id: trace.id(),
+                trace_id: &self.spans.trace.id(),
             };
             problem.into_response(place)
         })
     }
 }
 
+impl Account<'_> {
+    /// Writes it down: in the metrics and as a span. `None` if that was done before.
+    fn end(&mut self) -> Option<Seat> {
+        if self.seat.is_some() {
+            return None;
+        }
+        let took = clock::now() - self.began;
+        let mut end = std::mem::take(&mut self.end);
+        if let Some(way) = self.way {
+            let (thread, plan) = (self.worker.index, &self.live.plan);
+            let (refused, reached) = (self.refused, self.reached.get());
+            let outcome = Outcome { status: end.status, took, reached, refused, fallback: end.fallback };
+            let edge = &plan.edges[way.edge].state;
+            end.edge = edge.label;
+            edge.metrics[thread].request(&outcome);
+            if let Some(route) = way.route {
+                let route = &plan.routes[route].state;
+                end.route = route.label;
+                route.metrics[thread].request(&outcome);
+            }
+        }
+        self.seat = Some(self.spans.end(end, took, self.live.sampling.slow));
+        self.seat
+    }
+}
+
 impl Drop for Account<'_> {
     fn drop(&mut self) {
-        let took = clock::now() - self.began;
-        let Some(way) = self.way else { return };
-        let (thread, plan) = (self.worker.index, &self.live.plan);
-        let fallbacks = u64::from(self.fallback);
-        let edge = &plan.edges[way.edge].state.metrics[thread];
-        edge.request(self.status, took);
-        count(&edge.fallbacks, fallbacks);
-        if let Some(route) = way.route {
-            let route = &plan.routes[route].state.metrics[thread];
-            route.request(self.status, took);
-            count(&route.fallbacks, fallbacks);
-        }
+        self.end();
     }
 }
 
 async fn carry(
     client: &Client,
     mut request: Request<Incoming>,
-    trace: &Trace,
     account: &mut Account<'_>,
 ) -> Result<Response<Body>, Problem> {
     let (worker, live, began) = (account.worker, Rc::clone(&account.live), account.began);
     let host = well_formed(&request)?;
     let way = find_way(&live, client, &request, &host, worker)?;
     account.way = Some(way);
+    let account = &*account;
     let (policy, _) = account.policy(way);
     let deadline = Deadline::new(policy.deadline.get(), request.headers(), began);
 
@@ -146,7 +199,8 @@ async fn carry(
         return Err(too_large(body_limit));
     }
     let edge = &live.plan.edges[way.edge];
-    let place = Place::take(edge, deadline).await?;
+    let route = way.route.map(|route| &live.plan.routes[route].state);
+    let place = Place::take(edge, route, deadline).await?;
 
     let upgrade = match request.version() {
         Version::HTTP_2 => None,
@@ -154,7 +208,7 @@ async fn carry(
     };
     let (mut head, incoming) = request.into_parts();
     let repeatable = upgrade.is_none() && retry::repeatable(&head.method, &head.headers, idempotency_key);
-    to_upstream(&mut head, client, trace, &host);
+    to_upstream(&mut head, client, &account.spans.trace, &host);
     match way.route {
         None => drop(head.headers.insert(forwarded::CALLER, edge.state.caller.clone())),
         Some(_) => drop(head.headers.remove(forwarded::CALLER)),
@@ -165,8 +219,9 @@ async fn carry(
     }
     let source = (!incoming.is_end_stream()).then(|| Rc::new(Source::new(incoming, body_limit)));
     let idle = Duration::from_millis(live.plan.snapshot.limits.idle_timeout_ms);
-    let call =
-        Call { worker: &client.worker, live: &live, edge, policy, deadline, body_idle: idle, repeatable, source };
+    let (worker, spans, reached) = (&client.worker, account.spans, &account.reached);
+    let body_idle = idle;
+    let call = Call { worker, live: &live, edge, policy, deadline, body_idle, repeatable, source, spans, reached };
     let (response, sender, lease) = call.attempts(head).await.map_err(|problem| match problem {
         Ended::Problem(problem) => problem,
         Ended::Upload(UploadFailure::TooLarge) => too_large(body_limit),
@@ -289,7 +344,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// The head as the instance gets it, all but the deadline, which each attempt knows best.
+/// The head as the instance gets it, all but the deadline and its place in the trace, which each attempt knows best.
 fn to_upstream(head: &mut request::Parts, client: &Client, trace: &Trace, host: &Option<HeaderValue>) {
     if head.uri.authority().is_some() || head.uri.scheme().is_some() {
         let mut origin = uri::Parts::default();
@@ -308,7 +363,10 @@ fn to_upstream(head: &mut request::Parts, client: &Client, trace: &Trace, host: 
     }
     let outermost = matches!(*client.entrance.serves.borrow(), Serves::Routes);
     client.origin.tell(&mut head.headers, host.as_ref(), outermost);
-    trace.carry(&mut head.headers);
+    if !trace.continued() {
+        // The state of a trace that we begin would belong to another one.
+        head.headers.remove(TRACESTATE);
+    }
 }
 
 fn to_client(response: Response<Incoming>, exchange: Exchange, idle: Duration) -> Response<Body> {
@@ -337,12 +395,16 @@ fn switch(
 }
 
 /// A place in the edge's bulkhead, given back when dropped.
-struct Place(Arc<EdgeState>);
+struct Place {
+    edge: Arc<EdgeState>,
+    route: Option<Arc<RouteState>>,
+}
 
 impl Place {
-    async fn take(edge: &Edge, deadline: Deadline) -> Result<Self, Problem> {
+    async fn take(edge: &Edge, route: Option<&Arc<RouteState>>, deadline: Deadline) -> Result<Self, Problem> {
         let bulkhead = &edge.state.bulkhead;
         if !bulkhead.try_enter(&edge.policy.bulkhead) {
+            let _queued = route.map(|route| Queued::new(&route.queued));
             match timeout_at(clock::instant(deadline.at), bulkhead.enter(&edge.policy.bulkhead)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => {
@@ -353,13 +415,35 @@ impl Place {
                 Err(_) => return Err(deadline::passed("waiting for one of the requests under way to end")),
             }
         }
-        Ok(Self(Arc::clone(&edge.state)))
+        if let Some(route) = route {
+            route.in_flight.fetch_add(1, Relaxed);
+        }
+        Ok(Self { edge: Arc::clone(&edge.state), route: route.cloned() })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.bulkhead.leave();
+        self.edge.bulkhead.leave();
+        if let Some(route) = &self.route {
+            route.in_flight.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// One that waits, counted for as long as it does.
+struct Queued<'a>(&'a AtomicU32);
+
+impl<'a> Queued<'a> {
+    fn new(counter: &'a AtomicU32) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -24,6 +24,7 @@ use crate::events::Events;
 use crate::metrics::{Vitals, count};
 use crate::plan::{EndpointState, Plan};
 use crate::pool::{self, Pool};
+use crate::spans::{self, Record, Remembered, Ring, Sampler, Sampling, Seat};
 
 /// The slow clock that limits of connections are measured by.
 const TICK: Duration = Duration::from_millis(250);
@@ -43,19 +44,28 @@ pub(crate) enum Command {
     StopAccepting { leave_queue: bool, done: oneshot::Sender<()> },
     /// Let requests under way end, and all connections with them; whatever is left after `within` is cut off.
     Drain { within: Duration, done: oneshot::Sender<()> },
+    /// Give the recorded spans that nobody has taken.
+    TakeSpans { done: oneshot::Sender<Vec<Remembered>> },
+    /// Give everything that is remembered of these traces.
+    RecallSpans { traces: Arc<[u128]>, done: oneshot::Sender<Vec<Remembered>> },
 }
 
 /// What all workers are given.
 pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) vitals: Vec<Vitals>,
+    pub(crate) sampler: Sampler,
+    /// Told when a thread that had no recorded spans waiting has some.
+    pub(crate) recorded: Notify,
     /// Told when a thread of the data plane cannot go on.
     pub(crate) worker_lost: Notify,
 }
 
 impl Shared {
     pub(crate) fn new(events: Events, workers: usize) -> Self {
-        Self { events, vitals: (0..workers).map(|_| Vitals::default()).collect(), worker_lost: Notify::new() }
+        let vitals = (0..workers).map(|_| Vitals::default()).collect();
+        let (sampler, recorded, worker_lost) = (Sampler::default(), Notify::new(), Notify::new());
+        Self { events, vitals, sampler, recorded, worker_lost }
     }
 }
 
@@ -78,6 +88,7 @@ pub(crate) struct Live {
     /// By service, as in the plan.
     pub(crate) peers: Vec<Vec<Rc<Peer>>>,
     pub(crate) protocols: Protocols,
+    pub(crate) sampling: Sampling,
 }
 
 /// An endpoint as one thread sees it.
@@ -107,6 +118,7 @@ pub(crate) struct Worker {
     /// Told when another plan is live.
     pub(crate) changed: Notify,
     random: RefCell<SmallRng>,
+    spans: RefCell<Ring>,
     tick: Arc<AtomicU32>,
     connections: RefCell<HashMap<u64, Arc<Life>>>,
     connections_ever: Cell<u64>,
@@ -159,6 +171,7 @@ impl Worker {
             live: RefCell::new(live),
             changed: Notify::new(),
             random: RefCell::new(rand::make_rng()),
+            spans: RefCell::new(Ring::new(spans::REMEMBERED)),
             tick: Arc::new(AtomicU32::new(1)),
             connections: RefCell::default(),
             connections_ever: Cell::new(0),
@@ -179,6 +192,12 @@ impl Worker {
                     tokio::task::yield_now().await;
                     let _waiting = done.send(());
                 }
+                Command::TakeSpans { done } => {
+                    let _waiting = done.send(worker.spans.borrow_mut().take());
+                }
+                Command::RecallSpans { traces, done } => {
+                    let _waiting = done.send(worker.spans.borrow().recall(&traces));
+                }
                 Command::Drain { within, done } => {
                     let worker = Rc::clone(&worker);
                     tokio::task::spawn_local(async move {
@@ -196,6 +215,33 @@ impl Worker {
 
     pub(crate) fn random(&self) -> u64 {
         self.random.borrow_mut().random()
+    }
+
+    /// Whether a trace that begins here, or asks to be sampled at the edge, is one of those that are.
+    pub(crate) fn samples(&self, sampling: Sampling, now: u64) -> bool {
+        self.shared.sampler.takes(sampling, now)
+    }
+
+    /// Remembers a span.
+    pub(crate) fn remember(&self, record: Record, words: Option<&str>) -> Seat {
+        let mut spans = self.spans.borrow_mut();
+        let seat = spans.push(record, words);
+        self.vitals().spans_dropped.store(spans.dropped(), Relaxed);
+        if record.recorded {
+            count(&self.vitals().spans_recorded, 1);
+            if spans.waiting() == 1 {
+                self.shared.recorded.notify_one();
+            }
+        }
+        seat
+    }
+
+    /// The body of a response broke off after its head: its request's span, if it is still remembered, is told again.
+    pub(crate) fn broke(&self, seat: Seat, words: &str) {
+        let record = self.spans.borrow().get(seat);
+        if let Some(record) = record.and_then(Record::broke) {
+            self.remember(record, Some(words));
+        }
     }
 
     pub(crate) fn vitals(&self) -> &Vitals {
@@ -426,7 +472,8 @@ impl Live {
         });
         let peers = peers.collect();
         let protocols = Protocols::new(&plan.snapshot.limits);
-        Self { plan, peers, protocols }
+        let sampling = Sampling::of(&plan.snapshot.tracing);
+        Self { plan, peers, protocols, sampling }
     }
 }
 

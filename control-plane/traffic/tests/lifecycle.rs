@@ -109,7 +109,7 @@ async fn a_disk_that_cannot_be_written_does_not_stop_a_swap() {
     snapshot.generation = 2;
     assert_eq!(gateway.push(&snapshot).await.generation, 2);
     assert_eq!(ask(gateway.address, get("/")).await.body(), "live");
-    assert!(metrics(&gateway).await.contains("meshctl_gateway_snapshot_unsaved 1\n"));
+    assert!(gateway.metrics().await.contains("meshctl_gateway_snapshot_unsaved 1\n"));
 }
 
 #[tokio::test]
@@ -228,14 +228,6 @@ async fn two_gateways_do_not_share_a_port() {
     assert_eq!(ask(second.address, get("/")).await.body(), "ok");
 }
 
-async fn metrics(gateway: &Gateway) -> String {
-    let stream = tokio::net::UnixStream::connect(gateway.dir.join("admin.sock")).await.expect("connected");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.expect("ready");
-    tokio::spawn(connection);
-    whole(sender.send_request(get("/metrics")).await.expect("an answer")).await.into_body()
-}
-
 #[tokio::test]
 async fn metrics_count_by_route_and_edge() {
     let origin = Origin::new(async |number, _| say(if number < 2 { 500 } else { 200 }, "")).await;
@@ -245,7 +237,7 @@ async fn metrics_count_by_route_and_edge() {
     for _ in 0..5 {
         ask(gateway.address, get("/")).await;
     }
-    let page = metrics(&gateway).await;
+    let page = gateway.metrics().await;
     for line in [
         r#"meshctl_route_requests_total{route="GET \"quoted\"/*",class="2xx"} 3"#,
         r#"meshctl_route_requests_total{route="GET \"quoted\"/*",class="5xx"} 2"#,
@@ -263,7 +255,11 @@ async fn metrics_count_by_route_and_edge() {
     let status = gateway.until("connections closed", |status| status.connections == 0).await;
     let edge = &status.edges[0];
     assert_eq!((edge.requests, edge.failures), (5, 2));
-    assert!(edge.latency_p99_ms >= edge.latency_p50_ms && edge.latency_p50_ms > 0.0);
+    let latencies = &edge.recent.latencies;
+    assert_eq!((edge.recent.requests, edge.recent.errors, latencies.count()), (5, 2, 5));
+    assert!(latencies.quantile_ms(0.99) >= latencies.quantile_ms(0.5) && latencies.quantile_ms(0.5) > Some(0.0));
+    let route = &status.routes[0];
+    assert_eq!((route.recent.requests, route.recent.errors, route.in_flight, route.queued), (5, 2, 0, 0));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The product from end to end, a file per flow. One binary, so that it links once and its tests share the machine well.
 
 mod apply;
+mod breakers;
 mod calls;
 mod change;
 mod daemon;
@@ -10,9 +11,11 @@ mod failing;
 mod faults;
 mod gateway;
 mod gateways;
+mod loadtest;
 mod messages;
 mod output;
 mod polyglot;
+mod readme;
 mod registration;
 mod registry;
 mod replays;

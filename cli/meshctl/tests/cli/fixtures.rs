@@ -39,6 +39,10 @@ pub(crate) fn answer(path: &str, query: &str, body: &Value) -> Option<Value> {
         ["replays", "r-1"] => replay("r-1", "done", 2, 2, 0),
         ["replays", "r-1", "pause"] => replay("r-1", "paused", 1, 0, 0),
         ["replays", "r-1", "cancel"] => replay("r-1", "cancelled", 1, 1, 0),
+        ["traces"] => traces(query),
+        // Ids that begin so are those that nobody knows.
+        ["traces", id] if id.len() == 32 && !id.starts_with("ffff") => trace(id, true),
+        ["traces", "m-1"] => trace(TRACE, true),
         ["audit"] => list("AuditEntryList", json!([audit()])),
         _ => return None,
     })
@@ -136,5 +140,71 @@ fn audit() -> Value {
     json!({
         "id": "1", "at": hours_ago(20), "by": "ada", "action": "deadletter.replay", "subject": "replay/r-1",
         "reason": "billing 1.4 is out", "outcome": "done", "data": { "selected": 2 }, "digest": "d1935"
+    })
+}
+
+pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// Two traces, of which one failed.
+fn traces(query: &str) -> Value {
+    let summary = |id: &str, status: &str| {
+        json!({
+            "traceId": id, "operation": "POST /orders", "service": "gateway", "startAt": hours_ago(20), "latencyMs": 14.2,
+            "durationMs": 1280.0, "spans": 12, "errors": u64::from(status != "ok"),
+            "services": ["courier", "gateway", "orders"], "status": status
+        })
+    };
+    let mut items = vec![summary(TRACE, "ok"), summary("4bf9aa0177b34da6a3ce929d0e0e4736", "dead")];
+    items.retain(|item| !query.contains("errors=true") || item["status"] != "ok");
+    items.truncate(if query.contains("limit=1&") { 1 } else { 2 });
+    json!({
+        "apiVersion": "meshctl/v1", "kind": "TraceList", "items": items,
+        "store": {
+            "traces": 2, "spans": 24, "sizeBytes": 4096, "maxSizeBytes": 1 << 30, "keepMs": 86_400_000, "oldestAt": null,
+            "droppedSpans": 7, "evictedTraces": 0
+        }
+    })
+}
+
+/// A request that was answered, and a message of it that is delivered or not yet.
+pub(crate) fn trace(id: &str, is_delivered: bool) -> Value {
+    let span = |parent: Option<&str>,
+                own: &str,
+                service: &str,
+                operation: &str,
+                kind: &str,
+                start: &str,
+                attributes: Value| {
+        json!({
+            "traceId": id, "spanId": own, "parentSpanId": parent, "links": [], "service": service,
+            "operation": operation, "kind": kind, "startAt": start, "durationMs": 4.0, "status": "unset",
+            "attributes": attributes
+        })
+    };
+    let mut attributes = json!({ "messaging.destination.name": "order.placed", "messaging.message.id": "m-1" });
+    let mut spans = vec![
+        span(None, "0000000000000001", "gateway", "POST /orders", "server", "2026-11-23T10:00:00Z", json!({})),
+        span(
+            Some("0000000000000001"),
+            "0000000000000002",
+            "courier",
+            "publish order.placed",
+            "producer",
+            "2026-11-23T10:00:00.002Z",
+            attributes.clone(),
+        ),
+    ];
+    let gap = "order.placed/billing has not taken message m-1 yet";
+    if is_delivered {
+        attributes["messaging.destination.subscription.name"] = "billing".into();
+        attributes["meshctl.outcome"] = "processed".into();
+        let (parent, start) = (Some("0000000000000002"), "2026-11-23T10:00:00.008Z");
+        let operation = "deliver order.placed/billing";
+        spans.push(span(parent, "0000000000000003", "courier", operation, "consumer", start, attributes));
+    }
+    json!({
+        "apiVersion": "meshctl/v1", "kind": "Trace", "name": id, "traceId": id, "startAt": "2026-11-23T10:00:00Z",
+        "durationMs": 12.0, "complete": is_delivered, "gaps": if is_delivered { json!([]) } else { json!([gap]) },
+        "spans": spans, "joined": [], "messageIds": ["m-1"]
     })
 }

@@ -202,6 +202,7 @@ async fn answer(State(played): State<Arc<Played>>, request: Request) -> Response
         }
         "/v1/routes" => list("RouteList", &routes()),
         "/v1/edges" => list("EdgeList", &edges()),
+        "/v1/breakers" => list("BreakerList", &breakers()),
         "/v1/endpoints" => list("EndpointList", &endpoints()),
         "/v1/revisions" => list("RevisionList", &lock(&played.script).revisions),
         "/v1/events" => list("EventList", &lock(&played.script).events),
@@ -365,14 +366,33 @@ fn routes() -> Value {
 
 fn edges() -> Value {
     let edge = |name: &str, breaker: &str, requests: u64| {
+        let latency = |ms: f64| if requests > 0 { json!(ms) } else { Value::Null };
         json!({
             "name": name, "caller": "gateway", "callee": "orders", "url": null, "deadlineMs": 2000,
             "attemptTimeoutMs": 500, "retries": 2, "breaker": breaker, "inFlight": 1, "requests": requests,
-            "failures": 2, "latencyP50Ms": 1.234, "latencyP99Ms": 56.7
+            "failures": 2, "latencyP50Ms": latency(1.234), "latencyP99Ms": latency(56.7)
         })
     };
     let quiet = edge("orders:mailer", "unknown", 0);
     json!([edge("gateway:orders", "closed", 120), edge("orders:inventory", "open", 0), quiet])
+}
+
+fn breakers() -> Value {
+    let breaker = |edge: &str, state: &str| {
+        json!({
+            "edge": edge, "state": state, "since": hours_ago(30), "reason": null, "by": null, "expiresAt": null,
+            "acknowledged": 2, "instances": 2, "stragglers": [], "requestsPerS": 12.5, "refusedPerS": 0.0
+        })
+    };
+    let mut open = breaker("orders:inventory", "open");
+    open["reason"] = "12 of 20 requests failed within 10s".into();
+    let mut forced = breaker("orders:prices", "forcedOpen");
+    forced["reason"] = "prices is being migrated".into();
+    forced["by"] = "ann".into();
+    forced["expiresAt"] = hours_ago(-30);
+    forced["acknowledged"] = 1.into();
+    forced["stragglers"] = json!(["gateway-2"]);
+    json!([breaker("gateway:orders", "closed"), open, breaker("orders:mailer", "unknown"), forced])
 }
 
 fn endpoints() -> Value {

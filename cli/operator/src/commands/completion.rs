@@ -21,7 +21,7 @@ Examples:
   source <(meshctl completion bash)
   meshctl completion zsh > \"${fpath[1]}/_meshctl\"
   meshctl completion fish > ~/.config/fish/completions/meshctl.fish
-  source <(COMPLETE=bash meshctl)    # also completes names: services, channels, dead letters")]
+  source <(COMPLETE=bash meshctl)    # also completes names: services, edges, channels")]
 pub struct Args {
     /// The shell
     #[arg(value_name = "SHELL")]
@@ -43,10 +43,24 @@ pub(super) fn service_names() -> ArgValueCompleter {
     completer(services)
 }
 
+/// Completes the names of edges.
+pub(super) fn edge_names() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| Some(client.breakers().await.ok()?.items.into_iter().map(|one| one.edge).collect()))
+    })
+}
+
 /// Completes the names of channels.
 pub(super) fn channel_names() -> ArgValueCompleter {
     completer(|| {
         names(async |client| Some(client.channels().await.ok()?.items.into_iter().map(|one| one.name).collect()))
+    })
+}
+
+/// Completes the names of flows.
+pub(super) fn flow_names() -> ArgValueCompleter {
+    completer(|| {
+        names(async |client| Some(client.flows().await.ok()?.items.into_iter().map(|flow| flow.name).collect()))
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod breaker;
 mod channel;
 mod check;
 mod completion;
@@ -12,6 +13,7 @@ mod events;
 mod get;
 mod init;
 mod ledger;
+mod loadtest;
 mod logs;
 mod man;
 mod nouns;
@@ -70,10 +72,11 @@ pub enum Command {
     #[command(subcommand)]
     Registry(nouns::RegistryCommand),
     #[command(subcommand)]
-    Breaker(nouns::BreakerCommand),
+    Breaker(breaker::Command),
     #[command(subcommand)]
     Channel(channel::Command),
     Ledger(ledger::Args),
+    Loadtest(Box<loadtest::Args>),
     #[command(subcommand)]
     Dlq(dlq::Command),
     #[command(subcommand)]
@@ -97,6 +100,7 @@ impl Command {
             Self::Restart(args) => args.timeout(),
             Self::Rollout(command) => command.timeout()?,
             Self::Down(args) => args.timeout(),
+            Self::Breaker(command) => command.timeout()?,
             Self::Channel(command) => command.timeout()?,
             Self::Dlq(command) => command.timeout()?,
             Self::Replay(command) => command.timeout()?,
@@ -126,9 +130,10 @@ impl Command {
             Self::Route(command) => nouns::route(session, command).await,
             Self::Endpoint(command) => nouns::endpoint(session, command).await,
             Self::Registry(command) => nouns::registry(session, command).await,
-            Self::Breaker(command) => nouns::breaker(session, command).await,
+            Self::Breaker(command) => breaker::run(session, command).await,
             Self::Channel(command) => channel::run(session, command).await,
             Self::Ledger(args) => ledger::run(session, args).await,
+            Self::Loadtest(args) => loadtest::run(session, *args).await,
             Self::Dlq(command) => dlq::run(session, command).await,
             Self::Replay(command) => replay::run(session, command).await,
             Self::Trace(args) => trace::run(session, *args).await,

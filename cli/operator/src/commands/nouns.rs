@@ -1,4 +1,4 @@
-//! `meshctl route`, `endpoint`, `registry`, `breaker`: the readers under their nouns, where fingers look for them.
+//! `meshctl route`, `endpoint`, `registry`: the readers under their nouns, where fingers look for them.
 
 use clap::Subcommand;
 use jiff::Timestamp;
@@ -61,20 +61,6 @@ Examples:
     Ls(RegistryArgs),
 }
 
-/// Look at breakers: which edges refuse requests
-#[derive(Debug, Subcommand)]
-pub enum BreakerCommand {
-    /// List the breakers
-    #[command(
-        visible_alias = "list",
-        after_help = "\
-Examples:
-  meshctl breaker ls
-  meshctl breaker ls -o jsonpath='{.items[?(@.state==\"open\")].edge}'"
-    )]
-    Ls(ListArgs),
-}
-
 /// Some of a kind.
 #[derive(Debug, clap::Args)]
 pub struct NamesArgs {
@@ -114,11 +100,6 @@ pub(super) async fn route(session: &Session, command: RouteCommand) -> Outcome {
 pub(super) async fn endpoint(session: &Session, command: EndpointCommand) -> Outcome {
     let EndpointCommand::Ls(args) = command;
     all(session, Kind::Endpoint, &args).await
-}
-
-pub(super) async fn breaker(session: &Session, command: BreakerCommand) -> Outcome {
-    let BreakerCommand::Ls(args) = command;
-    all(session, Kind::Breaker, &args).await
 }
 
 pub(super) async fn registry(session: &Session, command: RegistryCommand) -> Outcome {

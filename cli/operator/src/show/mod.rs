@@ -2,6 +2,8 @@
 
 mod dead_letters;
 mod describe;
+pub(crate) mod load;
+mod load_picture;
 mod messages;
 mod system;
 mod timeline;
@@ -12,6 +14,7 @@ mod waterfall;
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshctl_model::API_VERSION;
+use meshctl_model::event::Event;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -58,6 +61,12 @@ impl Item {
             fields.entry("name").or_insert_with(|| name.clone().into());
         }
         Self { name, value, cells }
+    }
+
+    /// Adds its history.
+    pub(crate) fn tell<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) {
+        let line = |event: &Event| json!({ "at": event.created_at, "type": event.kind, "message": event.message });
+        self.value["history"] = events.into_iter().map(line).collect();
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use meshctl_api::view::traces::{Trace, TraceSummary};
-use meshctl_model::trace::{Subscriptions, Tree, assemble, attribute};
+use meshctl_model::trace::{Span, SpanStatus, Subscriptions, Tree, assemble, attribute};
 
 use super::{Item, Listing, milliseconds};
 use crate::kinds::Kind;
@@ -55,7 +55,7 @@ fn cells(trace: &TraceSummary, now: Timestamp) -> Vec<Cell> {
 /// The same at a glance as the store has it of a trace in a list, as far as the spans tell: whether it was slow is the store's to say.
 fn summary(trace: &Trace, tree: &Tree) -> TraceSummary {
     let root = tree.spans().next();
-    let errors = tree.spans().filter(|span| span.status == meshctl_model::trace::SpanStatus::Error).count();
+    let errors = tree.spans().filter(|span| span.status == SpanStatus::Error).count();
     let is_dead = tree.spans().any(|span| span.text(attribute::OUTCOME) == Some("dead"));
     let services: BTreeSet<&String> = tree.spans().map(|span| &span.service).collect();
     let status = match (is_dead, errors) {
@@ -79,21 +79,21 @@ fn summary(trace: &Trace, tree: &Tree) -> TraceSummary {
 
 /// Commands that go on from here.
 pub(crate) fn next_steps(trace: &Trace) -> Vec<String> {
-    let settled = |letter: &str| {
-        let text = |name| move |span: &&meshctl_model::trace::Span| span.text(name).map(str::to_owned);
-        let about: Vec<_> =
-            trace.spans.iter().filter(|span| span.text(attribute::DEAD_LETTER) == Some(letter)).collect();
-        let replays: BTreeSet<String> = about.iter().filter_map(text(attribute::REPLAY)).collect();
-        let messages: BTreeSet<String> = about.iter().filter_map(text(attribute::MESSAGE_ID)).collect();
+    let about = |span: &Span| {
+        let text = |name| span.text(name).map(str::to_owned);
+        (text(attribute::MESSAGE_ID), text(attribute::CHANNEL), text(attribute::SUBSCRIPTION))
+    };
+    let was_processed = |letter: &Span| {
         trace.spans.iter().any(|span| {
             span.text(attribute::OUTCOME) == Some("processed")
-                && span.text(attribute::MESSAGE_ID).is_some_and(|id| messages.contains(id))
-                && span.text(attribute::REPLAY).is_some_and(|id| replays.contains(id))
+                && span.start_at >= letter.start_at
+                && about(span) == about(letter)
         })
     };
-    let letters: BTreeSet<&str> = trace.spans.iter().filter_map(|span| span.text(attribute::DEAD_LETTER)).collect();
+    let dead = trace.spans.iter().filter(|span| !was_processed(span));
+    let letters: BTreeSet<&str> = dead.filter_map(|span| span.text(attribute::DEAD_LETTER)).collect();
     let mut steps = Vec::new();
-    for letter in letters.into_iter().filter(|letter| !settled(letter)) {
+    for letter in letters {
         steps.push(format!(
             "`meshctl dlq show {letter}` tells why it died, `meshctl dlq replay {letter}` delivers it again"
         ));

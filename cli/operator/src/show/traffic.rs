@@ -1,8 +1,8 @@
 //! What carries requests: routes, edges, their breakers, and the endpoints behind them.
 
 use jiff::Timestamp;
+use meshctl_api::view::breakers::Breaker;
 use meshctl_api::view::{Edge, Endpoint, Route};
-use serde_json::json;
 
 use super::{Item, Listing, milliseconds};
 use crate::kinds::Kind;
@@ -43,16 +43,14 @@ pub(super) fn targets(route: &Route) -> String {
 
 pub(crate) fn edges(edges: Vec<Edge>) -> Listing {
     let item = |edge: Edge| {
-        // Without a request there is no latency to tell.
-        let latency = |ms: f64| (edge.requests > 0).then(|| milliseconds(ms));
         let cells = vec![
             Cell::plain(&edge.name),
-            breaker(&edge.breaker),
+            state(&edge.breaker),
             Cell::plain(edge.requests),
             Cell::plain(edge.failures),
             Cell::plain(edge.in_flight),
-            Cell::maybe(latency(edge.latency_p50_ms)),
-            Cell::maybe(latency(edge.latency_p99_ms)),
+            Cell::maybe(edge.latency_p50_ms.map(milliseconds)),
+            Cell::maybe(edge.latency_p99_ms.map(milliseconds)),
             Cell::plain(milliseconds(edge.deadline_ms as f64)),
             Cell::plain(edge.retries),
             Cell::plain(milliseconds(edge.attempt_timeout_ms as f64)),
@@ -76,21 +74,31 @@ pub(crate) fn edges(edges: Vec<Edge>) -> Listing {
     Listing::new(Kind::Edge, columns, 2, edges.into_iter().map(item).collect())
 }
 
-/// The breakers of `edges`: each edge has one.
-pub(crate) fn breakers(edges: Vec<Edge>) -> Listing {
-    let item = |edge: Edge| {
-        let value = json!({ "edge": edge.name, "state": edge.breaker });
-        let cells = vec![Cell::plain(&edge.name), breaker(&edge.breaker)];
-        Item::new(&edge.name, &value, cells)
+pub(crate) fn breakers(breakers: Vec<Breaker>, now: Timestamp) -> Listing {
+    let item = |breaker: Breaker| {
+        let acknowledged = format!("{}/{}", breaker.acknowledged, breaker.instances);
+        let cells = vec![
+            Cell::plain(&breaker.edge),
+            state(&breaker.state),
+            Cell::maybe(breaker.since.map(|since| age(since, now))),
+            Cell::maybe(breaker.by.as_ref()),
+            Cell::maybe(breaker.expires_at.map(|at| age(now, at))),
+            if breaker.stragglers.is_empty() { Cell::plain(acknowledged) } else { Cell::careful(acknowledged) },
+            Cell::plain(breaker.reason.as_deref().unwrap_or_default()),
+            Cell::plain(breaker.requests_per_s),
+            Cell::plain(breaker.refused_per_s),
+        ];
+        Item::new(&breaker.edge, &breaker, cells)
     };
-    Listing::new(Kind::Breaker, &["edge", "state"], 0, edges.into_iter().map(item).collect())
+    let columns = &["edge", "state", "since", "by", "ends in", "gateways", "reason", "requests/s", "refused/s"];
+    Listing::new(Kind::Breaker, columns, 2, breakers.into_iter().map(item).collect())
 }
 
-fn breaker(state: &str) -> Cell {
+fn state(state: &str) -> Cell {
     match state {
         "closed" => Cell::good(state),
         // `unknown`: no gateway answered.
-        "halfOpen" | "unknown" => Cell::careful(state),
+        "halfOpen" | "forcedClosed" | "unknown" => Cell::careful(state),
         _ => Cell::bad(state),
     }
 }

@@ -13,6 +13,9 @@ use super::milliseconds;
 use super::timeline::Timeline;
 use crate::output::{self, BAD, BOLD, CAREFUL, DIM, GOOD, age, styled, tint};
 
+#[cfg(test)]
+mod tests;
+
 /// What a page is drawn on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
@@ -111,7 +114,9 @@ fn summary(trace: &Trace, tree: &Tree, now: Timestamp) -> String {
     facts.push(("complete", if trace.complete { styled(GOOD, "yes") } else { styled(CAREFUL, "no") }));
     facts.extend(trace.gaps.iter().map(|gap| ("", one_line(gap))));
     facts.extend(skews(tree).map(|text| ("clocks", one_line(&text))));
-    facts.extend(culprits(tree).map(|text| ("time went", one_line(&text))));
+    let culprits = culprits(tree);
+    facts
+        .extend(culprits.iter().enumerate().map(|(at, text)| (if at == 0 { "time went" } else { "" }, one_line(text))));
     let mut page = format!("{}\n", styled(BOLD, format_args!("trace/{}", one_line(&trace.trace_id))));
     for (name, value) in facts {
         let name = if name.is_empty() { String::new() } else { format!("{name}:") };
@@ -133,17 +138,15 @@ fn skews(tree: &Tree) -> Option<String> {
 }
 
 /// The longest parts of the critical path.
-fn culprits(tree: &Tree) -> Option<String> {
+fn culprits(tree: &Tree) -> Vec<String> {
     let mut path: Vec<(f64, &Node)> = tree.nodes.iter().filter_map(|node| Some((node.critical_ms?, node))).collect();
     path.sort_by(|left, right| right.0.total_cmp(&left.0));
     let share = |ms: f64| (ms / tree.duration_ms * 100.0).round();
-    let parts: Vec<String> = path
-        .iter()
+    path.iter()
         .take(CULPRITS)
         .filter(|(ms, _)| tree.duration_ms > 0.0 && share(*ms) >= 1.0)
         .map(|(ms, node)| format!("{} ({}%) {}", took(*ms), share(*ms), what(node)))
-        .collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
+        .collect()
 }
 
 fn what(node: &Node) -> String {
@@ -332,12 +335,15 @@ fn span_label(span: &Span, signs: &Signs) -> Vec<Piece> {
     }
     pieces.push((tint(&span.service), one_line(&span.service)));
     let attempt = span.attributes.get(attribute::ATTEMPT).and_then(serde_json::Value::as_u64);
-    let attempt = attempt.filter(|_| !operation.contains("attempt"));
+    let outcome = span.text(attribute::OUTCOME);
+    // That something was tried once, and went well, is no news.
+    let attempt =
+        attempt.filter(|number| *number > 1 || failed || outcome.is_some_and(|outcome| outcome != "processed"));
     pieces.push((if failed { BAD } else { Style::new() }, format!(" {operation}")));
     if let Some(number) = attempt {
         pieces.push((DIM, format!(" attempt {number}")));
     }
-    if let Some(outcome) = span.text(attribute::OUTCOME) {
+    if let Some(outcome) = outcome {
         let style = match outcome {
             "processed" => GOOD,
             "retried" => CAREFUL,

@@ -1,4 +1,4 @@
-//! Following requests, forcing breakers, and the golden signals.
+//! Following requests, forcing breakers, the golden signals, and what load tests send.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use super::{Client, Follow};
 use crate::error::ApiError;
 use crate::view::List;
 use crate::view::breakers::{Breaker, BreakerChange, BreakerRequest};
+use crate::view::flows::Flow;
 use crate::view::traces::{Trace, TraceList, TraceQuery};
 use crate::view::vitals::Vitals;
 
@@ -28,7 +29,7 @@ impl Client {
     }
 
     /// Refuses every request of the edge, on every gateway, until it is reset or the time is over. Returns when all gateways have
-    /// acknowledged, or a second has passed.
+    /// acknowledged, or five seconds have passed.
     pub async fn trip_breaker(&self, edge: &str, body: &BreakerRequest) -> Result<BreakerChange, ApiError> {
         self.post(&path(&["breakers", edge, "trip"]), body).await
     }
@@ -41,6 +42,11 @@ impl Client {
     /// Takes back what was forced, and closes it: it begins anew.
     pub async fn reset_breaker(&self, edge: &str, body: &BreakerRequest) -> Result<BreakerChange, ApiError> {
         self.post(&path(&["breakers", edge, "reset"]), body).await
+    }
+
+    /// The flows of the topology.
+    pub async fn flows(&self) -> Result<List<Flow>, ApiError> {
+        self.get("/v1/flows").await
     }
 
     /// The golden signals now.

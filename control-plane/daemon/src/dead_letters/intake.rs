@@ -16,6 +16,8 @@ use super::Tell;
 use super::notices::{Notice, Notices};
 use super::store::Store;
 use super::take_in::{self, Arrived, Place};
+use crate::traces::Traces;
+use crate::traces::own::Said;
 
 /// Deliveries that are with us at once, and the most that one transaction takes.
 const BATCH: u32 = 500;
@@ -28,6 +30,7 @@ pub async fn follow(
     store: Store,
     broker: SharedBroker,
     tell: Tell,
+    traces: Traces,
     mut channels: watch::Receiver<BTreeMap<String, Channel>>,
 ) {
     let mut subscriptions: BTreeMap<Place, (Option<Alert>, JoinSet<()>)> = BTreeMap::new();
@@ -40,8 +43,8 @@ pub async fn follow(
                 let mut intakes = JoinSet::new();
                 for from in [Behind::Dead, Behind::Replayed] {
                     let (place, notices) = (place.clone(), Notices::new(alert.clone()));
-                    let (store, broker, tell) = (store.clone(), broker.clone(), tell.clone());
-                    intakes.spawn(Intake { place, from, store, broker, tell, notices }.run());
+                    let (store, broker, tell, traces) = (store.clone(), broker.clone(), tell.clone(), traces.clone());
+                    intakes.spawn(Intake { place, from, store, broker, tell, traces, notices }.run());
                 }
                 (alert, intakes)
             });
@@ -70,6 +73,7 @@ struct Intake {
     store: Store,
     broker: SharedBroker,
     tell: Tell,
+    traces: Traces,
     notices: Notices,
 }
 
@@ -121,12 +125,14 @@ impl Intake {
         let settlements = deliveries.iter().map(settled).collect();
         let arrived = |Delivery { position, message, accepted_at, .. }| Arrived { position, message, accepted_at };
         let arrived: Vec<Arrived> = deliveries.into_iter().map(arrived).collect();
+        let spans = self.spans(&arrived);
         let (place, from) = (self.place.clone(), self.from);
         let write = self.store.write("take in dead letters", move |to| match from {
             Behind::Dead => take_in::deaths(to, &place, &arrived),
             _ => take_in::receipts(to, &place, &arrived),
         });
         let taken = write.await.map_err(|why| why.message)?;
+        self.traces.record(spans);
         // Told as soon as it is written: should settling fail, it is no news any more when it is delivered again.
         if self.from == Behind::Dead {
             self.notices.died(u64::from(taken.count), Timestamp::now());
@@ -136,6 +142,18 @@ impl Intake {
         }
         self.notify().await;
         consumer.settler.settle(settlements).await.map_err(|why| why.to_string())
+    }
+
+    /// What the traces of these messages say of it.
+    fn spans(&self, arrived: &[Arrived]) -> Said {
+        let (mut said, now) = (Said::default(), Timestamp::now());
+        if self.from == Behind::Dead {
+            for Arrived { message, accepted_at, .. } in arrived {
+                let place = (self.place.channel.as_str(), self.place.subscription.as_str());
+                said.dead_letter(place, &take_in::id(&self.place, &message.id), message, *accepted_at, now);
+            }
+        }
+        said
     }
 
     async fn notify(&mut self) {

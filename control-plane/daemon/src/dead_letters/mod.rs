@@ -6,6 +6,7 @@
 
 mod closing;
 mod fingerprint;
+mod forget;
 mod intake;
 mod letters;
 mod notices;
@@ -43,6 +44,7 @@ use crate::audit::{self, Deed};
 use crate::control::Message;
 use crate::operate::Asked;
 use crate::report::Report;
+use crate::traces::Traces;
 use sql::Where;
 use store::Store;
 
@@ -122,12 +124,14 @@ impl DeadLetters {
     }
 
     /// Takes in what dies in these channels, and sends replays on their way, until the runtime ends.
-    pub fn start(&self, broker: SharedBroker, channels: watch::Receiver<BTreeMap<String, Channel>>) {
+    /// What they pass through with us is said in `traces`.
+    pub fn start(&self, broker: SharedBroker, channels: watch::Receiver<BTreeMap<String, Channel>>, traces: Traces) {
         let (store, tell) = (self.store.clone(), self.tell.clone());
-        tokio::spawn(intake::follow(store, Arc::clone(&broker), tell, channels.clone()));
+        tokio::spawn(intake::follow(store, Arc::clone(&broker), tell, traces.clone(), channels.clone()));
         let wake = Arc::clone(&self.wake);
-        let runner = runner::Runner::new(self.store.clone(), broker, self.tell.clone(), wake, channels);
+        let runner = runner::Runner::new(self.store.clone(), broker, self.tell.clone(), traces, wake, channels);
         tokio::spawn(runner.run());
+        tokio::spawn(forget::now_and_then(self.store.clone()));
     }
 
     /// The latest failure first.

@@ -18,6 +18,8 @@ use super::replay::{Pace, Told};
 use super::replays::{self, Ready, Step};
 use super::store::Store;
 use super::take_in::Place;
+use crate::traces::Traces;
+use crate::traces::own::{self, Issue};
 
 /// Until the broker, or the disk, is tried again.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -37,6 +39,7 @@ pub struct Runner {
     store: Store,
     broker: SharedBroker,
     tell: Tell,
+    traces: Traces,
     wake: Arc<Notify>,
     /// What is wanted now.
     channels: watch::Receiver<BTreeMap<String, Channel>>,
@@ -49,10 +52,11 @@ impl Runner {
         store: Store,
         broker: SharedBroker,
         tell: Tell,
+        traces: Traces,
         wake: Arc<Notify>,
         channels: watch::Receiver<BTreeMap<String, Channel>>,
     ) -> Self {
-        Self { store, broker, tell, wake, channels, under_way: HashMap::new() }
+        Self { store, broker, tell, traces, wake, channels, under_way: HashMap::new() }
     }
 
     pub async fn run(mut self) {
@@ -124,14 +128,21 @@ impl Runner {
 
     /// All of them at once, or, where that is refused, in halves: one letter that is too large, or so many that they are too
     /// large together, keep none of the others from being replayed.
-    async fn publish_to(&self, id: &str, place: &Place, letters: Vec<i64>, messages: Vec<Publish>) -> Said {
+    async fn publish_to(&self, id: &str, place: &Place, letters: Vec<i64>, mut messages: Vec<Publish>) -> Said {
         let channel = Behind::Replay.channel(&place.channel, &place.subscription);
+        let of = (place.channel.as_str(), place.subscription.as_str());
+        let begun = letters.iter().zip(&mut messages);
+        let mut issues: HashMap<i64, Issue> = begun
+            .filter_map(|(letter, publish)| Some((*letter, Issue::begin(id, of, &mut publish.message)?)))
+            .collect();
+        let mut spans = own::Said::default();
         let mut said = Said::default();
         let mut refused: Option<(usize, BrokerError)> = None;
         let mut batches = vec![(letters, messages)];
         while let Some((mut letters, mut messages)) = batches.pop() {
             let why = match self.broker.publish(&channel, messages.clone()).await {
                 Ok(_) => {
+                    letters.iter().filter_map(|letter| issues.remove(letter)).for_each(|issue| issue.end(&mut spans));
                     said.told.extend(letters.into_iter().map(|letter| (letter, Told::Confirmed)));
                     continue;
                 }
@@ -159,6 +170,7 @@ impl Runner {
                 }
             }
         }
+        self.traces.record(spans);
         if let Some((count, why)) = refused {
             self.given_up(id, place, count, &why).await;
         }

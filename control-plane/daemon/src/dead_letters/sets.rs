@@ -115,7 +115,8 @@ pub fn select(
     }
     let text = format!(
         "SELECT id, number, state, held_by, channel, subscription,
-             (SELECT state FROM replays WHERE replays.id = letters.replay_id)
+             (SELECT state FROM replays WHERE replays.id = letters.replay_id),
+             EXISTS (SELECT 1 FROM contents WHERE contents.number = letters.number)
          FROM letters WHERE {} ORDER BY id",
         wanted.sql
     );
@@ -131,7 +132,8 @@ pub fn select(
         // A copy of it is under way, or is lost for good, which only an operator can know.
         let lost = state == "replaying" && replay == Some("cancelled");
         let given_up = lost && action == Action::Restore && query.ids.is_some();
-        if held_by.is_none() && (given_up || action.from().contains(&state)) {
+        let forgotten = !row.get::<_, bool>(7)?;
+        if held_by.is_none() && !forgotten && (given_up || action.from().contains(&state)) {
             let name = format!("{}/{}", row.get_ref(4)?.as_str()?, row.get_ref(5)?.as_str()?);
             *subscriptions.entry(name).or_default() += 1;
             letters.push(Selected { number: row.get(1)?, id });
@@ -140,6 +142,7 @@ pub fn select(
             if obstacle.is_none() {
                 obstacle = Some(match held_by {
                     Some(replay) => format!("{id} waits in the replay {replay}"),
+                    None if forgotten => format!("{id} is {state} for so long that its payload is no longer kept"),
                     None => format!("{id} is {state}"),
                 });
             }

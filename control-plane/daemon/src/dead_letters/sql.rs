@@ -211,7 +211,7 @@ mod tests {
             connection
                 .execute(
                     "INSERT INTO letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'f', ?10, ?11, ?12, ?13, ?14, ?15,
-                         NULL, ?16, ?17)",
+                         NULL, ?16, ?17, NULL)",
                     rusqlite::params![
                         number,
                         format!("{number:016x}"),

@@ -16,7 +16,23 @@ use super::sql;
 use crate::store::StoreError;
 
 /// Rises when the tables change.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+
+/// From version 1: what has an outcome already counts from now on.
+const FROM_1: &str = "
+    ALTER TABLE letters ADD COLUMN ended_at INTEGER;
+    UPDATE letters SET ended_at = CAST(unixepoch('subsec') * 1e9 AS INTEGER) WHERE state IN ('processed', 'discarded');
+";
+
+/// A letter ends in many ways, and each must be timed: hence here, once.
+const ENDS: &str = "
+    CREATE TRIGGER letters_end AFTER UPDATE OF state ON letters WHEN new.state IS NOT old.state
+    BEGIN
+        UPDATE letters SET ended_at = CASE WHEN new.state IN ('processed', 'discarded')
+            THEN CAST(unixepoch('subsec') * 1e9 AS INTEGER) END WHERE number = new.number;
+    END;
+    CREATE INDEX letters_by_end ON letters (ended_at) WHERE ended_at IS NOT NULL;
+";
 
 /// Work that may wait for a thread; whoever brings more waits.
 const QUEUE: usize = 64;
@@ -30,6 +46,7 @@ const SCHEMA: &str = "
         type TEXT NOT NULL, reason TEXT NOT NULL, class TEXT NOT NULL, error TEXT NOT NULL, fingerprint TEXT NOT NULL,
         attempts INTEGER NOT NULL, first_failed_at INTEGER NOT NULL, last_failed_at INTEGER NOT NULL,
         trace_id TEXT, state TEXT NOT NULL, replay_id TEXT, held_by TEXT, message_key TEXT, size_bytes INTEGER NOT NULL,
+        ended_at INTEGER,
         UNIQUE (channel, subscription, message_id)
     ) STRICT;
     CREATE INDEX letters_by_time ON letters (last_failed_at);
@@ -232,8 +249,12 @@ fn connect(path: &Path) -> Result<(Connection, Connection), StoreError> {
     let found = prepare(&writer).map_err(failed("read"))?;
     match found {
         0 => {
-            let schema = format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+            let schema = format!("BEGIN; {SCHEMA} {ENDS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
             writer.execute_batch(&schema).map_err(failed("create"))?;
+        }
+        1 => {
+            let change = format!("BEGIN; {FROM_1} {ENDS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+            writer.execute_batch(&change).map_err(failed("bring up to date"))?;
         }
         SCHEMA_VERSION => {}
         _ => return Err(StoreError::Newer { path: shown, found }),
@@ -271,7 +292,7 @@ pub fn timestamp(nanos: i64) -> Timestamp {
 #[cfg(test)]
 pub fn in_memory() -> Connection {
     let connection = Connection::open_in_memory().expect("opens");
-    connection.execute_batch(SCHEMA).expect("the tables are made");
+    connection.execute_batch(&format!("{SCHEMA} {ENDS}")).expect("the tables are made");
     sql::teach(&connection).expect("it learns");
     connection.set_prepared_statement_cache_capacity(64);
     connection

@@ -251,9 +251,13 @@ fn insert(to: &Transaction, place: &Place, letter: &Letter) -> Done<()> {
         letter.key,
         letter.payload.len() as u64,
     ])?;
-    to.prepare_cached("INSERT INTO contents (number, headers, payload, history) VALUES (?1, ?2, ?3, ?4)")?.execute(
-        params![to.last_insert_rowid(), json(&letter.headers), letter.payload.as_ref(), json(&letter.history)],
-    )?;
+    fill(to, to.last_insert_rowid(), letter)
+}
+
+/// What is in it: for a new letter, or for one whose contents were forgotten.
+fn fill(to: &Transaction, number: i64, letter: &Letter) -> Done<()> {
+    to.prepare_cached("INSERT INTO contents (number, headers, payload, history) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![number, json(&letter.headers), letter.payload.as_ref(), json(&letter.history)])?;
     Ok(())
 }
 
@@ -285,9 +289,11 @@ fn update(to: &Transaction, before: &Known, letter: &Letter, state: &str, releas
         nanos(before.first_failed_at.min(letter.first_failed_at)),
         released,
     ])?;
-    let history: String = to
+    let history: Option<String> = to
         .prepare_cached("SELECT history FROM contents WHERE number = ?1")?
-        .query_row([before.number], |row| row.get(0))?;
+        .query_row([before.number], |row| row.get(0))
+        .optional()?;
+    let Some(history) = history else { return fill(to, before.number, letter) };
     let mut history: Vec<Attempt> = serde_json::from_str(&history).unwrap_or_default();
     history.extend(letter.history.iter().cloned());
     history.sort_by_key(|attempt| (attempt.at, attempt.number));

@@ -7,7 +7,6 @@ use axum::extract::State as Extract;
 use meshctl_api::error::ApiError;
 use meshctl_api::view::messages::Channel;
 use meshctl_api::view::{Edge, Gateway, Instance, List, Revision, Route, Service, Status, Version};
-use meshctl_model::GATEWAY;
 use meshctl_model::plan::DesiredEdge;
 use meshctl_model::snapshot::{BreakerState, GatewayStatus};
 
@@ -16,6 +15,7 @@ use crate::messaging::channels::Wanted;
 use crate::messaging::wanted;
 use crate::operate::unwritable;
 use crate::view;
+use crate::vitals::latencies;
 
 /// How long a status waits for the broker.
 const BROKER_ANSWERS: Duration = Duration::from_millis(200);
@@ -36,7 +36,7 @@ pub async fn status(Extract(shared): FromShared) -> Answer<Status> {
 }
 
 /// None as long as the broker does not answer: how everything else is must be seen then, too, and at once.
-pub(super) async fn channels(shared: &Shared, wanted: &Wanted) -> Vec<Channel> {
+pub async fn channels(shared: &Shared, wanted: &Wanted) -> Vec<Channel> {
     match tokio::time::timeout(BROKER_ANSWERS, shared.messaging.channels(wanted)).await {
         Ok(Ok(channels)) => channels,
         Ok(Err(why)) => {
@@ -95,27 +95,18 @@ pub async fn revisions(Extract(shared): FromShared) -> Answer<List<Revision>> {
 /// Every edge, with what all gateways say of it now.
 #[utoipa::path(get, path = "/v1/edges", responses((status = 200, body = List<Edge>)))]
 pub async fn edges(Extract(shared): FromShared) -> Answer<List<Edge>> {
-    let look = shared.look(|control| {
-        let gateways = control.state.observed.of(GATEWAY).filter(|gateway| gateway.process.is_some());
-        let gateways: Vec<_> = gateways.map(|gateway| control.executor.gateway(&gateway.spec)).collect();
-        Ok((control.state.desired.edges.clone(), gateways))
-    });
+    let look = shared.look(|control| Ok((control.state.desired.edges.clone(), control.running_gateways())));
     let (edges, gateways) = look.await?;
     let answers = futures_util::future::join_all(gateways.iter().map(|gateway| gateway.status())).await;
     let answers: Vec<GatewayStatus> = answers.into_iter().filter_map(Result::ok).collect();
     Ok(Json(List::of("Edge", edges.iter().map(|(name, edge)| merged(name, edge, &answers)).collect())))
 }
 
-/// Counts are sums, percentiles the worst of any gateway: a percentile of percentiles does not exist.
+/// Counts and latencies are added up; of breakers the worst is shown.
 fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
     let seen: Vec<_> = gateways.iter().flat_map(|gateway| &gateway.edges).filter(|seen| seen.edge == name).collect();
-    let severity = |state: BreakerState| match state {
-        BreakerState::Closed => 0,
-        BreakerState::HalfOpen => 1,
-        BreakerState::Open => 2,
-    };
-    let worst = seen.iter().map(|seen| seen.breaker).max_by_key(|state| severity(*state));
-    let breaker = serde_json::to_value(worst).ok().and_then(|value| value.as_str().map(str::to_owned));
+    let worst = seen.iter().map(|seen| seen.breaker).max_by_key(|state| state.severity());
+    let (latency_p50_ms, latency_p99_ms) = latencies(seen.iter().map(|seen| &seen.recent));
     Edge {
         name: name.into(),
         caller: edge.caller.clone(),
@@ -124,11 +115,11 @@ fn merged(name: &str, edge: &DesiredEdge, gateways: &[GatewayStatus]) -> Edge {
         deadline_ms: edge.policy.deadline.as_millis(),
         attempt_timeout_ms: edge.policy.attempt_timeout.as_millis(),
         retries: edge.policy.retry.attempts,
-        breaker: breaker.unwrap_or_else(|| "unknown".into()),
+        breaker: worst.map_or("unknown", BreakerState::name).into(),
         in_flight: seen.iter().map(|seen| seen.in_flight).sum(),
         requests: seen.iter().map(|seen| seen.requests).sum(),
         failures: seen.iter().map(|seen| seen.failures).sum(),
-        latency_p50_ms: seen.iter().map(|seen| seen.latency_p50_ms).fold(0.0, f64::max),
-        latency_p99_ms: seen.iter().map(|seen| seen.latency_p99_ms).fold(0.0, f64::max),
+        latency_p50_ms,
+        latency_p99_ms,
     }
 }

@@ -7,6 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use meshctl_api::view::Status;
 use meshctl_api::view::messages::{Channel, Subscription};
+use meshctl_api::view::traces::TraceStore;
 
 use super::{Failure, FromShared};
 use crate::messaging::wanted;
@@ -18,7 +19,22 @@ pub async fn metrics(Extract(shared): FromShared) -> Result<Response, Failure> {
     let look = shared.look(|control| Ok((view::status(control), wanted(&control.state))));
     let (mut status, wanted) = look.await?;
     status.channels = super::looks::channels(&shared, &wanted).await;
-    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text(&status)).into_response())
+    let mut out = text(&status);
+    traces(&mut out, &shared.traces.state().await?, shared.traces.spans_per_s());
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response())
+}
+
+fn traces(out: &mut String, store: &TraceStore, spans_per_s: f64) {
+    for (name, kind, help, value) in [
+        ("traces_kept", "gauge", "Traces in the store.", store.traces as f64),
+        ("trace_spans_kept", "gauge", "Spans in the store.", store.spans as f64),
+        ("trace_store_bytes", "gauge", "Bytes of the store of traces.", store.size_bytes as f64),
+        ("trace_spans_per_second", "gauge", "Spans stored, over ten seconds.", spans_per_s),
+        ("trace_spans_dropped_total", "counter", "Spans that found no room anywhere.", store.dropped_spans as f64),
+        ("traces_evicted_total", "counter", "Traces removed for age or room.", store.evicted_traces as f64),
+    ] {
+        let _ = writeln!(out, "# HELP meshctl_{name} {help}\n# TYPE meshctl_{name} {kind}\nmeshctl_{name} {value}");
+    }
 }
 
 /// A gauge's name, what it says, and how it is read.

@@ -2,16 +2,20 @@
 //! into a response; it holds no state of its own.
 
 mod audit;
+mod breakers;
 mod changes;
 mod channels;
 mod deadletters;
+mod flows;
 mod ledger;
 mod logs;
-mod looks;
+pub mod looks;
 mod messages;
 mod metrics;
 mod registry;
 mod replays;
+mod traces;
+mod vitals;
 mod watch;
 
 use std::sync::Arc;
@@ -37,6 +41,8 @@ use crate::control::{Control, Message, Reply};
 use crate::dead_letters::DeadLetters;
 use crate::hub::Hub;
 use crate::messaging::Messaging;
+use crate::traces::Traces;
+use crate::vitals::Samples;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -48,6 +54,8 @@ pub struct Shared {
     pub messaging: Messaging,
     pub dead_letters: DeadLetters,
     pub audit: Audit,
+    pub samples: Samples,
+    pub traces: Traces,
 }
 
 /// An error on its way out.
@@ -136,10 +144,16 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(channels::publish).layer(DefaultBodyLimit::max(channels::LARGEST_REQUEST)))
         .routes(routes!(channels::pause))
         .routes(routes!(channels::resume))
+        .routes(routes!(breakers::breakers))
+        .routes(routes!(breakers::trip))
+        .routes(routes!(breakers::hold))
+        .routes(routes!(breakers::reset))
+        .routes(routes!(flows::flows))
         .routes(routes!(ledger::ledger))
         .routes(routes!(messages::messages))
         .routes(routes!(messages::message))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(vitals::vitals))
         .routes(routes!(deadletters::list))
         .routes(routes!(deadletters::show))
         .routes(routes!(deadletters::discard))
@@ -153,6 +167,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(replays::resume))
         .routes(routes!(replays::cancel))
         .routes(routes!(audit::audit))
+        .routes(routes!(traces::list, traces::take))
+        .routes(routes!(traces::show))
 }
 
 /// The document that is served at `/openapi.json` and kept in `control-plane/api/openapi.json`.

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::{Gateway, GatewayError};
+use crate::spans::Spans;
 
 /// The gateway under test, and a free address that it may listen on.
 pub struct Subject<'a> {
@@ -36,6 +37,7 @@ pub async fn suite(subject: &Subject<'_>) {
     reports_a_listener_that_cannot_be_opened(subject).await;
     tells_when_endpoints_are_drained(subject).await;
     tells_of_a_dead_endpoint(subject).await;
+    tells_what_it_recorded(subject).await;
 }
 
 async fn says_that_nobody_is_there(subject: &Subject<'_>) {
@@ -134,6 +136,32 @@ async fn tells_of_a_dead_endpoint(subject: &Subject<'_>) {
     assert!(status.ejected.iter().any(|ejection| ejection.endpoint == "dead"), "{status:?}");
 }
 
+async fn tells_what_it_recorded(subject: &Subject<'_>) {
+    assert!(matches!(subject.absent.spans().await, Err(GatewayError::Unreachable { .. })));
+    assert!(matches!(subject.absent.recall(&[]).await, Err(GatewayError::Unreachable { .. })));
+    let mut spans = subject.gateway.spans().await.expect("spans");
+    let origin = Origin::start("seen", None).await;
+    let mut sampled = snapshot(subject.listen, 50, &[&origin]);
+    sampled.tracing.traces_per_s = 1_000_000.0;
+    subject.gateway.push(&sampled).await.expect("acknowledged");
+    let answer = ask(subject.listen).await;
+    let id = answer.lines().find_map(|line| line.strip_prefix("meshctl-trace-id: ")).expect("under which it is found");
+    let of = |batch: &Spans| {
+        let spans = batch.resource_spans.iter().flat_map(|of| &of.scope_spans).flat_map(|of| &of.spans);
+        let ids = spans.map(|span| span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        ids.filter(|other| other == id).count()
+    };
+    let mut told = 0;
+    // The request, and its attempt.
+    while told < 2 {
+        told += of(&spans.recv().await.expect("it goes on"));
+    }
+    let recalled = subject.gateway.recall(&[id.to_owned()]).await.expect("remembered");
+    assert_eq!((told, of(&recalled)), (2, 2));
+    let service = recalled.resource_spans[0].resource.as_ref().map(|resource| resource.attributes[0].key.as_str());
+    assert_eq!(service, Some("service.name"));
+}
+
 /// A server that answers every request with its name, and closes the connection.
 struct Origin {
     id: &'static str,
@@ -210,7 +238,7 @@ fn snapshot(listen: SocketAddr, generation: u64, origins: &[&Origin]) -> Snapsho
         }],
         edges: BTreeMap::from([(
             "gateway:web".to_owned(),
-            EdgeRule { caller: "gateway".into(), callee: "web".into(), policy },
+            EdgeRule { caller: "gateway".into(), callee: "web".into(), policy, force: None, breaker_epoch: 0 },
         )]),
         services: BTreeMap::from([(
             "web".to_owned(),

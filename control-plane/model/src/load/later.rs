@@ -2,8 +2,6 @@
 
 /// A word of a later version: the type in which it stands, the word, and what it is.
 const LATER: &[(&str, &str, &str)] = &[
-    ("Topology", "flows", "business flows"),
-    ("Topology", "slo", "service level objectives"),
     ("TelemetryProvider", "otlp", "sending traces elsewhere"),
     ("TelemetryProvider", "prometheus", "sending metrics elsewhere"),
     ("TelemetryProvider", "elasticsearch", "sending logs elsewhere"),
@@ -50,6 +48,14 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("Topology", "queue", "channels"),
     ("Topology", "queues", "channels"),
     ("Topology", "events", "channels"),
+    ("Topology", "scenarios", "flows"),
+    ("Topology", "slos", "slo"),
+    ("Topology", "objectives", "slo"),
+    ("FlowRequest", "url", "request"),
+    ("FlowRequest", "path", "request"),
+    ("FlowRequest", "payload", "body"),
+    ("FlowRequest", "expect", "done"),
+    ("Slo", "objective", "expect"),
     ("Service", "produces", "publishes"),
     ("Service", "emits", "publishes"),
     ("Service", "topics", "publishes"),

@@ -52,7 +52,7 @@ pub struct Loaded {
 
 /// Reads `sources` as one topology.
 ///
-/// Files larger than 1 MiB together, or with more than 64,000 keys and values or 5,000 services, are refused with a finding; everything else is
+/// Files larger than 1 MiB together, or with more than 50,000 keys and values or 4,000 services, are refused with a finding; everything else is
 /// answered in milliseconds.
 pub fn load(sources: &Sources) -> Loaded {
     let mut report = Report::new(&sources.files);
@@ -68,7 +68,7 @@ pub fn variables(text: &str) -> Vec<String> {
 }
 
 /// Far beyond what one machine runs; what it bounds is memory.
-const MAX_SERVICES: usize = 5_000;
+const MAX_SERVICES: usize = 4_000;
 
 fn too_many_services(root: NodeId, tree: &Tree, report: &mut Report<'_>) -> bool {
     let Data::Map(map) = &tree.node(root).data else { return false };

@@ -16,8 +16,9 @@ use crate::finding::{
 
 /// All texts together.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
-/// Keys and values of all files together, with every alias written out: five thousand services of an ordinary kind.
-pub(crate) const MAX_NODES: u64 = 64_000;
+/// Keys and values of all files together, with every alias written out: four thousand services of an ordinary kind, which.
+/// are judged well within 50 ms on one core.
+pub(crate) const MAX_NODES: u64 = 50_000;
 /// The text of all values together, with every alias and variable written out.
 const MAX_TEXT: u64 = 4 << 20;
 /// Lists and maps inside of each other.

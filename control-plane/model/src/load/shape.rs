@@ -12,6 +12,8 @@ use crate::units::{Bytes, Percent, Rate, Span};
 /// What a value may be.
 #[derive(Clone, Debug)]
 pub(crate) enum Shape {
+    /// Whatever JSON can say.
+    Any,
     Text,
     Quantity(Quantity),
     Bool,
@@ -160,6 +162,7 @@ fn compile(owner: &str, schema: &Value, definitions: &Value) -> Shape {
         Some(&"object") => compile_object(owner, schema, definitions),
         _ => match schema["enum"].as_array() {
             Some(words) => Shape::Words { owner: owner.into(), words: texts(words) },
+            None if types.is_empty() => Shape::Any,
             None => schema["format"].as_str().and_then(Quantity::of_format).map_or(Shape::Text, Shape::Quantity),
         },
     };
@@ -249,6 +252,7 @@ impl Shape {
     /// In words, with an article.
     pub(crate) fn describe(&self) -> String {
         match self {
+            Self::Any => "anything".into(),
             Self::Text => "text".into(),
             Self::Quantity(quantity) => quantity.name().into(),
             Self::Bool => "true or false".into(),
@@ -309,6 +313,7 @@ mod tests {
         let backoff = at(root, &["channels", "c", "subscriptions", "s", "retry", "backoff"]);
         assert!(matches!(backoff, Shape::List { of, min: 1, max: 16 } if matches!(**of, Shape::Quantity(_))));
         assert!(matches!(at(root, &["services", "a", "publishes"]), Shape::List { min: 0, max: usize::MAX, .. }));
+        assert!(matches!(at(root, &["flows", "f", "synchronous", "body"]), Shape::Any));
         assert_eq!(LANGUAGE.keys["interval"], ["services.NAME.health.interval"]);
     }
 }

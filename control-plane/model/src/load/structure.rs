@@ -54,6 +54,7 @@ impl<'a> Checker<'a, '_> {
         let tree = self.tree;
         match (&tree.node(id).data, shape) {
             (Data::Scalar(Scalar { kind: Kind::Broken, .. }), _) => None,
+            (_, Shape::Any) => Some(self.anything(id)),
             (Data::Scalar(Scalar { kind: Kind::Null, .. }), Shape::Optional(_)) => Some(Value::Null),
             (_, Shape::Optional(shape)) => self.fitting(id, shape),
             (_, Shape::Either(shapes)) => self.either(id, shapes, shape),
@@ -63,6 +64,26 @@ impl<'a> Checker<'a, '_> {
             (Data::Map(map), Shape::Record(record)) => self.record(id, map, record),
             (Data::Map(map), Shape::Choice { owner, variants }) => self.choice(id, map, owner, variants),
             _ => self.wrong_type(id, shape),
+        }
+    }
+
+    /// The value as JSON says it. What JSON has no word for (`.inf`) stays the text that it was.
+    fn anything(&self, id: NodeId) -> Value {
+        match &self.tree.node(id).data {
+            Data::List(items) => Value::Array(items.iter().map(|item| self.anything(*item)).collect()),
+            Data::Map(map) => {
+                let entries = map.entries.iter().map(|entry| (entry.key.to_string(), self.anything(entry.value)));
+                Value::Object(entries.collect())
+            }
+            Data::Scalar(Scalar { kind, text }) => match kind {
+                Kind::Null | Kind::Broken => Value::Null,
+                Kind::Bool(value) => Value::Bool(*value),
+                Kind::Int(value) => (*value).into(),
+                Kind::Float(value) => {
+                    serde_json::Number::from_f64(*value).map_or_else(|| Value::String(text.to_string()), Value::Number)
+                }
+                Kind::Text => Value::String(text.to_string()),
+            },
         }
     }
 

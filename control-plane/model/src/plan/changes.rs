@@ -15,7 +15,7 @@ use crate::delivery::{BROKER, COURIER};
 pub struct Change {
     /// `create`, `change`, `remove`, `restart`, `scale`.
     pub action: String,
-    /// `service`, `gateway`, `channel`, `subscription`, `route`, `edge`.
+    /// `service`, `gateway`, `channel`, `subscription`, `route`, `edge`, `flow`.
     pub kind: String,
     pub name: String,
     /// The difference that causes it.
@@ -62,6 +62,7 @@ pub fn changes(old: &Desired, new: &Desired) -> Vec<Change> {
         told.map(|(name, edge)| (name.clone(), to_value(edge))).collect()
     };
     keyed_changes("edge", &edges(old, new), &edges(new, old), &mut changes);
+    flow_changes(old, new, &mut changes);
     if new.gateway.is_some() && old.gateway.is_some() && (old.lease != new.lease || old.name != new.name) {
         let why = difference(
             &serde_json::json!({"name": old.name, "lease": old.lease}),
@@ -178,6 +179,26 @@ fn keyed_changes(kind: &str, old: &BTreeMap<String, Value>, new: &BTreeMap<Strin
             _ => "its address is closed",
         };
         changes.push(Change::new("remove", kind, name, "it is no longer in the topology", consequence));
+    }
+}
+
+/// Which parts differ is enough: headers and bodies may hold secrets.
+fn flow_changes(old: &Desired, new: &Desired, changes: &mut Vec<Change>) {
+    const NOTHING: &str = "nothing is restarted; the next load test sends it";
+    for (name, flow) in &new.flows {
+        match old.flows.get(name) {
+            None => changes.push(Change::new("create", "flow", name, "it is new", NOTHING)),
+            Some(before) if before != flow => {
+                let (old, new) = (to_value(before), to_value(flow));
+                let keys = new.as_object().into_iter().flat_map(|fields| fields.keys());
+                let parts: Vec<&str> = keys.filter(|key| old[*key] != new[*key]).map(String::as_str).collect();
+                changes.push(Change::new("change", "flow", name, format!("{} changed", parts.join(", ")), NOTHING));
+            }
+            Some(_) => {}
+        }
+    }
+    for name in old.flows.keys().filter(|name| !new.flows.contains_key(*name)) {
+        changes.push(Change::new("remove", "flow", name, "it is no longer in the topology", "no load test sends it"));
     }
 }
 

@@ -7,6 +7,7 @@ use super::desired::Desired;
 use crate::delivery::{Behind, Channel, Retry, Subscription};
 
 const REFUSED: &str = "refused while it holds messages, unless --discard-messages";
+const ANEW: &str = "the channel is made anew: its ledger begins at nothing";
 const FEWER: &str = "; refused while messages wait in a pause that goes, unless --discard-messages";
 const REPLACED: &str = "couriers are replaced one at a time; messages wait meanwhile, none is lost";
 
@@ -53,6 +54,7 @@ fn consequence(before: &Channel, after: &Channel) -> String {
     }
     if after.partitions < before.partitions {
         parts.push(REFUSED);
+        parts.push(ANEW);
     }
     if after.ordered && !before.ordered {
         parts.push("order is kept from now on");
@@ -261,7 +263,7 @@ channels:
                 "partitions: 4 => partitions: 6",
                 "change channel c: partitions: 4 -> 6 -> keys move to other partitions: order across the change is not kept".to_owned(),
             ),
-            ("partitions: 4 => partitions: 2", format!("change channel c: partitions: 4 -> 2 -> {REFUSED}")),
+            ("partitions: 4 => partitions: 2", format!("change channel c: partitions: 4 -> 2 -> {REFUSED}; {ANEW}")),
             (
                 "partitions: 4 => partitions: 4\n    retention: 1d",
                 "change channel c: retention: 7d -> 1d -> settled messages beyond it are removed".into(),

@@ -49,6 +49,8 @@ pub const CRASH_LOOP: u32 = 3;
 
 /// An instance whose checks fail for this long is started again.
 const UNHEALTHY_FOR: Duration = Duration::from_secs(30);
+/// One that has no other beside it, as the broker, holds up everybody meanwhile.
+const UNHEALTHY_ALONE_FOR: Duration = Duration::from_secs(8);
 
 /// How long a gateway may take to end once another has taken its place.
 const GATEWAY_DRAIN: Duration = Duration::from_secs(40);
@@ -258,6 +260,7 @@ fn start(
 fn keep_alive(instance: &Instance, service: &DesiredService, now: Timestamp) -> Option<Step> {
     let elapsed = now.duration_since(instance.since);
     let longer_than = |limit: Duration| elapsed.unsigned_abs() > limit && !elapsed.is_negative();
+    let unhealthy_for = if service.template.exclusive { UNHEALTHY_ALONE_FOR } else { UNHEALTHY_FOR };
     match instance.phase {
         Phase::BackingOff { until } if until <= now => Some(Step::Restart { id: instance.spec.id.clone() }),
         Phase::Starting if longer_than(service.start_timeout.get()) => {
@@ -265,9 +268,9 @@ fn keep_alive(instance: &Instance, service: &DesiredService, now: Timestamp) -> 
             let why = format!("not ready within {}: {seen}", service.start_timeout);
             Some(stop(instance, AfterStop::Retry, Some(why)))
         }
-        Phase::Unhealthy if longer_than(UNHEALTHY_FOR) => {
+        Phase::Unhealthy if longer_than(unhealthy_for) => {
             let seen = instance.reason.as_deref().unwrap_or("its checks fail");
-            let why = format!("unhealthy for {}s: {seen}", UNHEALTHY_FOR.as_secs());
+            let why = format!("unhealthy for {}s: {seen}", unhealthy_for.as_secs());
             Some(stop(instance, AfterStop::Retry, Some(why)))
         }
         _ => None,

@@ -11,6 +11,7 @@ use super::routing::{edge_name, route_rules};
 use super::telemetry::{self, desired_telemetry};
 use crate::GATEWAY;
 use crate::delivery::Channel;
+use crate::flow::{Flow, flows};
 use crate::instance::{Check, InstanceSpec, Probe, Program, SpecEnv};
 use crate::policy::Policy;
 use crate::snapshot::{Limits, RouteRule, Tracing};
@@ -34,6 +35,9 @@ pub struct Desired {
     /// By name.
     #[serde(default)]
     pub channels: BTreeMap<String, Channel>,
+    /// By name. Nothing runs differently for them.
+    #[serde(default)]
+    pub flows: BTreeMap<String, Flow>,
     /// `None` when nothing is wanted at all.
     #[serde(default)]
     pub telemetry: Option<DesiredTelemetry>,
@@ -152,6 +156,7 @@ pub fn render(topology: &Topology, overlay: &Overlay, ports: &mut Ports) -> Resu
         routes: route_rules(topology),
         edges,
         channels,
+        flows: flows(topology),
         telemetry: Some(telemetry),
         lease: registry.lease.unwrap_or(Span::from_secs(30)),
         ports: ports.range,

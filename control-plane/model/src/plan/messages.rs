@@ -13,6 +13,7 @@ use super::routing::edge_name;
 use crate::delivery::{Alert, BROKER, COURIER, COURIER_CONFIG, Channel, CourierConfig, Retry, Subscription};
 use crate::instance::{Check, Probe, Program, SpecEnv};
 use crate::policy::{BreakerPolicy, BulkheadPolicy, Policy, RetryPolicy};
+use crate::snapshot::Tracing;
 use crate::topology::{
     BACKOFF, BrokerProvider, Channel as Written, MAX_MESSAGE, MAX_SIZE, Resources, RetryFailure, RetryOn, Topology,
 };
@@ -122,7 +123,11 @@ pub(super) fn services(
     if channels.is_empty() {
         return BTreeMap::new();
     }
-    let config = CourierConfig { topology: topology.name.clone().unwrap_or_default(), channels: channels.clone() };
+    let config = CourierConfig {
+        topology: topology.name.clone().unwrap_or_default(),
+        channels: channels.clone(),
+        tracing: Tracing::default(),
+    };
     let config = serde_json::to_string_pretty(&config).unwrap_or_default();
     let broker = Template { exclusive: true, ..role(BROKER, Span::from_secs(10), overlay) };
     let courier = Template {
@@ -251,7 +256,10 @@ channels:
         assert_eq!(courier.depends_on, ["broker"]);
         let config: CourierConfig =
             serde_json::from_str(&courier.template.files[COURIER_CONFIG]).expect("the courier's configuration");
-        assert_eq!(config, CourierConfig { topology: "shop".into(), channels: desired.channels.clone() });
+        assert_eq!(
+            config,
+            CourierConfig { topology: "shop".into(), channels: desired.channels.clone(), tracing: Tracing::default() }
+        );
     }
 
     #[test]

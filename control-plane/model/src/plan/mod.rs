@@ -5,6 +5,7 @@
 //! [`Observed`] and returns the next [`Step`]s. All three are pure, so that an interrupted change ends where an
 //! undisturbed one ends: after any crash the same comparison is simply made again.
 
+mod breakers;
 mod changes;
 mod channels;
 mod decide;
@@ -15,6 +16,7 @@ mod ports;
 mod routing;
 mod telemetry;
 
+pub use breakers::{Reach, Standing, reach};
 pub use changes::{Change, changes};
 pub use channels::{Held, Loss, losses};
 pub use decide::{CRASH_LOOP, Step, backoff, decide};

@@ -215,18 +215,27 @@ impl Observed {
             .filter(move |instance| instance.spec.service == service)
     }
 
-    /// Whether every gateway that takes requests, now or when it is started again, uses the snapshot of `generation` or a
-    /// later one. A gateway whose successor is ready takes none, and one in a crash loop holds nobody up.
-    pub fn acknowledged(&self, generation: u64) -> bool {
-        let link = |instance: &Instance| self.gateways.get(&instance.spec.id).cloned().unwrap_or_default();
-        let looping = |gateway: &Instance| gateway.failures >= super::CRASH_LOOP && gateway.phase != Phase::Ready;
-        let serving = || self.of(GATEWAY).filter(|gateway| !looping(gateway) && !gateway.retiring());
-        serving().filter(|gateway| link(gateway).acked_generation < generation).all(|lagging| {
-            serving().any(|other| {
-                other.phase == Phase::Ready
-                    && link(other).slot == link(lagging).slot
-                    && other.started_at > lagging.started_at
+    /// Gateways that take requests, now or when they are started again: not those on their way out, and none whose successor
+    /// is ready.
+    pub fn serving(&self) -> impl Iterator<Item = &Instance> {
+        let slot = |gateway: &Instance| self.gateways.get(&gateway.spec.id).map_or(0, |link| link.slot);
+        let staying = || self.of(GATEWAY).filter(|gateway| !gateway.retiring());
+        staying().filter(move |gateway| {
+            !staying().any(|other| {
+                other.phase == Phase::Ready && slot(other) == slot(gateway) && other.started_at > gateway.started_at
             })
         })
+    }
+
+    /// Whether a gateway uses the snapshot of `generation` or a later one.
+    pub fn carries(&self, gateway: &Instance, generation: u64) -> bool {
+        self.gateways.get(&gateway.spec.id).map_or(0, |link| link.acked_generation) >= generation
+    }
+
+    /// Whether every gateway that is serving uses the snapshot of `generation` or a later one. One in a crash loop holds nobody
+    /// up.
+    pub fn acknowledged(&self, generation: u64) -> bool {
+        let looping = |gateway: &Instance| gateway.failures >= super::CRASH_LOOP && gateway.phase != Phase::Ready;
+        self.serving().all(|gateway| looping(gateway) || self.carries(gateway, generation))
     }
 }

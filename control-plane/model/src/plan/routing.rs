@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::breakers::Standing;
 use super::desired::Desired;
 use super::observed::{Observed, Phase};
 use crate::GATEWAY;
@@ -74,11 +75,12 @@ fn path_match(path: &str) -> PathMatch {
 /// What the data plane gets now: every route and edge, and the endpoints that may be called. The generation is the
 /// caller's to count.
 ///
-/// `leases` are endpoints registered from outside, by service.
+/// `leases` are endpoints registered from outside, by service; `breakers` is what operators said of breakers, by edge.
 pub fn snapshot(
     desired: &Desired,
     observed: &Observed,
     leases: &BTreeMap<String, Vec<Endpoint>>,
+    breakers: &BTreeMap<String, Standing>,
     revision: u64,
 ) -> Snapshot {
     let mut services: BTreeMap<String, ServiceEndpoints> = desired
@@ -112,8 +114,14 @@ pub fn snapshot(
             .edges
             .iter()
             .map(|(name, edge)| {
-                let rule =
-                    EdgeRule { caller: edge.caller.clone(), callee: edge.callee.clone(), policy: edge.policy.clone() };
+                let standing = breakers.get(name).cloned().unwrap_or_default();
+                let rule = EdgeRule {
+                    caller: edge.caller.clone(),
+                    callee: edge.callee.clone(),
+                    policy: edge.policy.clone(),
+                    force: standing.force,
+                    breaker_epoch: standing.epoch,
+                };
                 (name.clone(), rule)
             })
             .collect(),

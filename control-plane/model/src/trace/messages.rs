@@ -39,7 +39,7 @@ pub(super) enum Outcome {
     Processed,
     Retried,
     Dead,
-    /// Somebody else settled it, or nobody knows.
+    /// Somebody else settled it, or the subscriber is down and this was no attempt.
     Other,
 }
 
@@ -49,6 +49,8 @@ impl<'a> Step<'a> {
         let message = text(attribute::MESSAGE_ID)?;
         let channel = text(attribute::CHANNEL)?;
         match (&*span.service, span.kind) {
+            // What was published before, under the same key, was published there.
+            (COURIER, SpanKind::Producer) if text(attribute::OUTCOME) == Some("duplicate") => None,
             (COURIER, SpanKind::Producer) => Some(Self::Published { message, channel }),
             (COURIER, SpanKind::Consumer) => {
                 let outcome = match text(attribute::OUTCOME) {

@@ -154,6 +154,9 @@ fn what_is_under_way_is_said() {
     assert_eq!(gaps(&tree), ["order.placed/billing has not taken message 0192f3a1 yet"]);
     let tree = assemble(asynchronous(vec![]), &Subscriptions::new());
     assert!(tree.is_complete());
+    // It was published before: elsewhere, and what became of it is told there.
+    let again = with(publish("pub", "", 0.0), &[(attribute::OUTCOME, "duplicate")]);
+    assert!(assemble(vec![again], &subscriptions(&["billing"])).is_complete());
 }
 
 #[test]
@@ -164,11 +167,11 @@ fn a_dead_letter_is_an_end_until_it_is_replayed() {
         &[(attribute::DEAD_LETTER, "dl-1")],
     );
     let replay = with(
-        about(span("replay", "pub", DAEMON, SpanKind::Internal, 5_000.0, 1.0), "billing"),
-        &[(attribute::DEAD_LETTER, "dl-1"), (attribute::REPLAY, "rp-1")],
+        about(span("replay", "pub", DAEMON, SpanKind::Producer, 5_000.0, 1.0), "billing"),
+        &[(attribute::REPLAY, "rp-1")],
     );
-    // Under way before the daemon has written down that it asked for it.
-    let again = with(deliver("bill2", "billing", 4_999.5, "processed"), &[(attribute::REPLAY, "rp-1")]);
+    let mut again = with(deliver("bill2", "billing", 5_000.5, "processed"), &[(attribute::REPLAY, "rp-1")]);
+    again.parent_span_id = Some("replay".into());
     let expected = subscriptions(&["billing"]);
     let mut spans = asynchronous(vec![dead, letter]);
     assert!(assemble(spans.clone(), &expected).is_complete());
@@ -183,9 +186,9 @@ fn a_dead_letter_is_an_end_until_it_is_replayed() {
         [
             "2 bill1 7.5+10 *",
             "2 letter 18+0 *",
-            "2 wait for replay at order.placed/billing 18+4981.5 *",
-            "2 bill2 4999.5+10 *",
-            "2 replay 5000+1",
+            "2 wait for replay at order.placed/billing 18+4982 *",
+            "2 replay 5000+1 *",
+            "3 bill2 5000.5+10 *",
         ]
     );
 }

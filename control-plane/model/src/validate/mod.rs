@@ -2,6 +2,7 @@
 
 mod at;
 mod calls;
+mod flows;
 mod graph;
 mod messages;
 mod paths;
@@ -41,6 +42,7 @@ pub(crate) fn validate(
     policy::check(&mut context);
     calls::check(&mut context);
     messages::check(&mut context);
+    flows::check(&mut context);
     paths::complete(&mut topology, &services, sources);
     topology
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use meshctl_model::message::Failure;
 
-use crate::problem::CAUSE;
+use crate::problem::{CAUSE, Cause};
 
 /// `None`: the subscriber has it.
 pub(crate) fn failure(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
@@ -19,9 +19,10 @@ pub(crate) fn failure(status: StatusCode, headers: &HeaderMap) -> Option<Failure
     }
     let cause = headers.get(CAUSE).and_then(|cause| cause.to_str().ok());
     Some(match cause {
-        Some("noRoute" | "noEndpoint" | "connectFailed" | "breakerOpen" | "bulkheadFull" | "rateLimited") => {
-            Failure::Unreachable
-        }
+        Some(
+            "noRoute" | "noEndpoint" | "connectFailed" | "breakerOpen" | "breakerForcedOpen" | "bulkheadFull"
+            | "rateLimited",
+        ) => Failure::Unreachable,
         Some("attemptTimeout" | "deadlineExceeded") => Failure::Timeout,
         _ => match status.as_u16() {
             408 | 425 | 429 | 500.. => Failure::Refused,
@@ -30,8 +31,12 @@ pub(crate) fn failure(status: StatusCode, headers: &HeaderMap) -> Option<Failure
     })
 }
 
-/// `Retry-After`, in seconds or as a date.
+/// `Retry-After`, in seconds or as a date. Not that of a breaker that an operator has opened: it may be taken back long before,
+/// and a look every few seconds costs nothing.
 pub(crate) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    if headers.get(CAUSE).is_some_and(|cause| cause == Cause::BreakerForcedOpen.name()) {
+        return None;
+    }
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -63,6 +68,7 @@ mod tests {
             (503, "noEndpoint", Failure::Unreachable),
             (502, "connectFailed", Failure::Unreachable),
             (503, "breakerOpen", Failure::Unreachable),
+            (503, "breakerForcedOpen", Failure::Unreachable),
             (503, "bulkheadFull", Failure::Unreachable),
             (429, "rateLimited", Failure::Unreachable),
             // The edge is being changed: nothing that the message could help.

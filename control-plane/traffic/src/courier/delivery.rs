@@ -17,6 +17,7 @@ use meshctl_model::delivery::{Behind, Retry, Subscription};
 use meshctl_model::message::{Attempt, Death, DeathReason, Failure, Message, header};
 
 use super::pause::{self, Gate, Pause};
+use crate::spans::{Became, State};
 
 /// The longest pause that a subscriber can ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -67,6 +68,18 @@ pub(crate) struct Settled {
     pub(crate) end: End,
     /// Since the subscription was to have it.
     pub(crate) age: Duration,
+}
+
+/// What followed from the answer to an attempt.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) became: Became,
+    /// When it is tried again, from now.
+    pub(crate) again: Option<Duration>,
+    /// How the subscription is now; of a probe, that it was one.
+    pub(crate) state: State,
+    /// What is to be settled, unless the message goes on being held.
+    pub(crate) settled: Option<Settled>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,15 +228,34 @@ impl Deliveries {
         later.into_iter().chain(probe).min().filter(|_| !self.ended)
     }
 
-    /// An attempt ended. `chance` is uniform in `0..1`. What is to be settled, unless the message goes on being held.
-    pub(crate) fn finish(&mut self, ticket: Ticket, answer: Answer, now: Now, chance: f64) -> Option<Settled> {
-        let held = self.held.get_mut(&ticket)?;
+    /// An attempt ended. `chance` is uniform in `0..1`. `None` if it was none.
+    pub(crate) fn finish(&mut self, ticket: Ticket, answer: Answer, now: Now, chance: f64) -> Option<Finished> {
+        let held = self.held.get(&ticket)?;
         let (probe, ours) = match held.place {
             Place::UnderWay { probe } => (probe, true),
             Place::Orphan { probe } => (probe, false),
             Place::Behind | Place::Waiting => return None,
         };
         self.under_way -= 1;
+        let (became, again, settled) = self.conclude(ticket, answer, probe, ours, now, chance);
+        let state = match self.pause.reason() {
+            _ if probe => State::Probing,
+            Some(_) => State::Paused,
+            None => State::Flowing,
+        };
+        Some(Finished { became, again, state, settled })
+    }
+
+    fn conclude(
+        &mut self,
+        ticket: Ticket,
+        answer: Answer,
+        probe: bool,
+        ours: bool,
+        now: Now,
+        chance: f64,
+    ) -> (Became, Option<Duration>, Option<Settled>) {
+        let Some(held) = self.held.get_mut(&ticket) else { return (Became::Lost, None, None) };
         let counts = match &answer {
             Answer::Failed(failed) if failed.failure != Failure::Rejected => {
                 let (message, fresh) = (&held.message.id, tries(&held.message, &held.history) == 0);
@@ -238,14 +270,14 @@ impl Deliveries {
         };
         if !ours {
             self.release(ticket, now.nanos);
-            return None;
+            return (Became::Lost, None, None);
         }
-        let Answer::Failed(failed) = answer else { return self.processed(ticket, now) };
+        let Answer::Failed(failed) = answer else { return (Became::Processed, None, self.processed(ticket, now)) };
         if !counts {
             // Behind the others: the next probe is of another message.
             held.place = Place::Waiting;
             self.ready.push_back(ticket);
-            return None;
+            return (Became::Waits, None, None);
         }
         let asked = failed.retry_after;
         let (failure, number) = (failed.failure, next_number(&held.history));
@@ -260,10 +292,10 @@ impl Deliveries {
         });
         let attempts = tries(&held.message, &held.history);
         if failure == Failure::Rejected {
-            return self.dead(ticket, DeathReason::Poison, now);
+            return (Became::Dead, None, self.dead(ticket, DeathReason::Poison, now));
         }
         if attempts > self.retry.attempts as usize {
-            return self.dead(ticket, DeathReason::Exhausted, now);
+            return (Became::Dead, None, self.dead(ticket, DeathReason::Exhausted, now));
         }
         let (tier, wait) = pause_after(&self.retry, attempts, chance);
         let wait = wait.max(asked.unwrap_or_default().min(LONGEST_RETRY_AFTER));
@@ -272,14 +304,15 @@ impl Deliveries {
             self.retried_in_place += 1;
             (held.place, held.due) = (Place::Waiting, due);
             self.line_up(ticket, due, now.nanos);
-            return None;
+            return (Became::Retried, Some(wait), None);
         }
         let not_before = now.time.saturating_add(wait).unwrap_or(Timestamp::MAX);
         let channel = Behind::Retry(tier).channel(&self.channel, &self.subscription);
-        self.moved(ticket, channel, End::Retried, now, |message, history| {
+        let settled = self.moved(ticket, channel, End::Retried, now, |message, history| {
             message.set_history(history);
             message.set_header(header::NOT_BEFORE, not_before.to_string());
-        })
+        });
+        (Became::Retried, Some(wait), settled)
     }
 
     fn processed(&mut self, ticket: Ticket, now: Now) -> Option<Settled> {

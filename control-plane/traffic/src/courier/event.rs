@@ -3,7 +3,7 @@
 //! Kept are the payload as it is, CloudEvents attributes (`ce-…`), what describes the content, and the trace. Whatever else
 //! stands in a request (credentials, cookies, forwarding) concerns that request and nobody who receives the message.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -22,6 +22,8 @@ use crate::trace::{TRACESTATE, Trace};
 
 /// The key of a message, where its payload does not hold it.
 const KEY: HeaderName = HeaderName::from_static("meshctl-key");
+/// CloudEvents' extension for distributed tracing, as a header.
+const CE_TRACEPARENT: &str = "ce-traceparent";
 pub(crate) const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// Of one message: attributes and what else becomes a header, and their bytes. Whoever has more puts it into the payload; a
 /// subscriber's server would not take it as headers.
@@ -46,6 +48,8 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Events {
     pub(crate) messages: Vec<Publish>,
+    /// The span that publishes it, for each message.
+    pub(crate) traces: Vec<Trace>,
     pub(crate) batch: bool,
     /// All of them, with their headers and keys.
     pub(crate) bytes: usize,
@@ -73,6 +77,8 @@ struct Reader<'a> {
     key: Option<&'a str>,
     /// Bytes of messages so far.
     together: Cell<u64>,
+    /// The span of each message so far.
+    traces: RefCell<Vec<Trace>>,
 }
 
 /// The largest body that such a request may have.
@@ -112,7 +118,18 @@ pub(crate) fn read(
 ) -> Result<Events, Refusal> {
     let caller = text(head, &CALLER)?;
     let (idempotency_key, key) = (text(head, &IDEMPOTENCY_KEY)?, text(head, &KEY)?);
-    let reader = Reader { name, channel, head, trace, now, caller, idempotency_key, key, together: Cell::new(0) };
+    let reader = Reader {
+        name,
+        channel,
+        head,
+        trace,
+        now,
+        caller,
+        idempotency_key,
+        key,
+        together: Cell::new(0),
+        traces: RefCell::default(),
+    };
     let form = form(head);
     let messages = match form {
         Form::Binary => vec![reader.binary(body.clone(), None, new_id())?],
@@ -151,7 +168,8 @@ pub(crate) fn read(
         return Err(Refusal::TooLarge(format!("{kept} bytes at once are more than {name} may keep ({most})")));
     }
     let bytes = usize::try_from(reader.together.get()).unwrap_or(usize::MAX);
-    Ok(Events { messages, batch: matches!(form, Form::Batch | Form::Lines), bytes })
+    let traces = reader.traces.into_inner();
+    Ok(Events { messages, traces, batch: matches!(form, Form::Batch | Form::Lines), bytes })
 }
 
 fn form(head: &HeaderMap) -> Form {
@@ -279,7 +297,7 @@ impl Reader<'_> {
         or_else(&mut message, header::CE_TYPE, &|| self.name.to_owned());
         or_else(&mut message, header::CE_TIME, &|| self.now.to_string());
         message.remove_header(header::CE_SPECVERSION);
-        self.carry_trace(&mut message)?;
+        self.carry_trace(&mut message, at)?;
         self.measure(&message, idempotency_key.as_deref(), at)?;
         Ok(Publish { message, idempotency_key })
     }
@@ -321,11 +339,21 @@ impl Reader<'_> {
         Some(["event", caller, source, id, &place].join("\0"))
     }
 
-    fn carry_trace(&self, message: &mut Message) -> Result<(), Refusal> {
-        let from_outside = self.head.get(crate::trace::TRACEPARENT).filter(|_| self.trace.continued());
-        let parent = from_outside.and_then(|value| value.to_str().ok()).unwrap_or(self.trace.parent());
-        message.headers.push((header::TRACEPARENT.to_owned(), parent.to_owned()));
-        let names = if self.trace.continued() { &[TRACESTATE, BAGGAGE][..] } else { &[BAGGAGE] };
+    /// Every message is published by a span of its own, which its deliveries follow.
+    fn carry_trace(&self, message: &mut Message, at: Option<usize>) -> Result<(), Refusal> {
+        // An event of a batch may have come about elsewhere than the request that brings it.
+        let own = message.header(CE_TRACEPARENT).filter(|_| at.is_some());
+        let own = own.map(|own| Trace::after(Some(own.as_bytes()), rand::random, |said| said == Some(true)));
+        let own = own.filter(Trace::continued);
+        let trace = match (own, at) {
+            (Some(own), _) => own,
+            (None, Some(_)) => self.trace.beside(rand::random),
+            (None, None) => *self.trace,
+        };
+        self.traces.borrow_mut().push(trace);
+        message.headers.push((header::TRACEPARENT.to_owned(), trace.traceparent()));
+        let goes_on = self.trace.continued() && own.is_none();
+        let names = if goes_on { &[TRACESTATE, BAGGAGE][..] } else { &[BAGGAGE] };
         for name in names {
             // Lists, which may come in several lines.
             let lines = self.head.get_all(name).iter().map(|value| readable(name, value));

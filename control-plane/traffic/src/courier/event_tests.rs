@@ -25,7 +25,7 @@ fn take(pairs: &[(&str, &str)], body: &[u8]) -> Result<Events, Refusal> {
     for (name, value) in pairs {
         head.append(HeaderName::try_from(*name).expect("a name"), HeaderValue::try_from(*value).expect("a value"));
     }
-    let trace = Trace::of(&head, || 1);
+    let trace = Trace::of(&head, || 1, |said| said != Some(false));
     let mut ids = 0;
     let now = "2026-01-02T03:04:05Z".parse().expect("a time");
     read("order.placed", &channel(Some("orderId")), &head, &Bytes::copy_from_slice(body), &trace, now, || {
@@ -166,7 +166,7 @@ fn no_message_is_larger_than_the_channel_takes() {
     let all = "1234567890\n".repeat((1 << 20) / 10 / 128 + 1);
     let whole = Channel { max_size: Size(8000), ..channel(None) };
     let head = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))]);
-    let trace = Trace::of(&head, || 1);
+    let trace = Trace::of(&head, || 1, |_| false);
     let refused = read("c", &whole, &head, &all.into(), &trace, Timestamp::UNIX_EPOCH, String::new).map(|_| ());
     assert!(matches!(&refused, Err(Refusal::TooLarge(why)) if why.contains("may keep (8000)")), "{refused:?}");
     let many = "1\n".repeat(MESSAGES + 1);
@@ -174,11 +174,12 @@ fn no_message_is_larger_than_the_channel_takes() {
 }
 
 #[test]
-fn the_publishers_trace_is_kept_as_it_came() {
+fn the_publishers_trace_goes_on_below_a_span_of_the_message() {
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let kept = one(&[("traceparent", parent), ("tracestate", "a=1"), ("baggage", "b=2")], b"").message;
     let of = |name| kept.header(name);
-    assert_eq!((of("traceparent"), of("tracestate"), of("baggage")), (Some(parent), Some("a=1"), Some("b=2")));
+    let below = format!("{}-0000000000000001-01", &parent[..35]);
+    assert_eq!((of("traceparent"), of("tracestate"), of("baggage")), (Some(&*below), Some("a=1"), Some("b=2")));
     let begun = one(&[("traceparent", "nonsense"), ("tracestate", "a=1")], b"").message;
     assert_eq!(begun.header("tracestate"), None, "of another trace");
     assert_eq!(begun.header("traceparent"), Some("00-00000000000000010000000000000001-0000000000000001-01"));
@@ -204,4 +205,23 @@ proptest! {
         prop_assert!(message.headers.iter().all(|(_, value)| HeaderValue::from_str(value).is_ok()));
         prop_assert_eq!(serde_json::from_slice::<String>(&message.payload).expect("JSON"), text);
     }
+}
+
+#[test]
+fn every_event_of_a_batch_is_published_by_a_span_of_its_own() {
+    let own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let event = |extra: &str| format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t"{extra}}}"#);
+    let body =
+        format!("[{},{},{}]", event(""), event(&format!(r#","traceparent":"{own}""#)), event(r#","traceparent":"no""#));
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let head = [("content-type", "application/cloudevents-batch+json"), ("traceparent", parent), ("tracestate", "a=1")];
+    let events = take(&head, body.as_bytes()).expect("good");
+    let kept: Vec<&str> =
+        events.messages.iter().map(|one| one.message.header("traceparent").expect("a trace")).collect();
+    let said: Vec<String> = events.traces.iter().map(Trace::traceparent).collect();
+    assert_eq!(kept, said);
+    assert_eq!([&kept[0][..36], &kept[1][..36], &kept[2][..36]], [&parent[..36], &own[..36], &parent[..36]]);
+    assert!(kept[1].ends_with("-00") && kept[0] != kept[2] && kept[1] != own);
+    let states = events.messages.iter().map(|one| one.message.header("tracestate"));
+    assert_eq!(states.collect::<Vec<_>>(), [Some("a=1"), None, Some("a=1")]);
 }

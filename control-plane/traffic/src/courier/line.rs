@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use super::delivery::{Answer, Begin, Deliveries, Lane, Now, Settled, Ticket};
 use super::report::{Report, Tally};
 use super::settle::Settling;
+use super::spans::{DeliverySpan, Recorder};
 use super::subscriber::Subscriber;
 use crate::clock;
 
@@ -40,6 +41,7 @@ pub(crate) struct Line {
     pub(crate) subscriber: Rc<Subscriber>,
     pub(crate) tally: Rc<Tally>,
     pub(crate) report: Rc<Report>,
+    pub(crate) recorder: Rc<Recorder>,
     /// Each with which the broker knows this subscription.
     pub(crate) groups: Vec<Group>,
     /// Becomes true when nothing is to begin any more.
@@ -112,18 +114,23 @@ impl Line {
         let mut look_after = tokio::time::interval(LOOK_AFTER_EVERY);
         let (mut news, mut open, mut ending) = (Vec::new(), true, false);
         let deliveries = &mut self.deliveries;
+        let of = (self.recorder.channel(&self.tally.channel), self.recorder.subscription(&self.tally.subscription));
         while !ending || deliveries.under_way() > 0 {
             let now = now();
             while let Some(begin) = deliveries.begin(now.nanos) {
-                attempts.push(attempt(Rc::clone(&self.subscriber), begin));
+                attempts.push(attempt(Rc::clone(&self.subscriber), self.recorder.begin(&begin), begin));
             }
             self.tally.under_way.set(deliveries.under_way() as u64);
             self.tally.held.set(deliveries.held() as u64);
             let wake_at = deliveries.wake_at();
             tokio::select! {
-                Some((ticket, answer)) = attempts.next() => {
+                Some((ticket, answer, span)) = attempts.next() => {
                     let now = self::now();
-                    let settled = deliveries.finish(ticket, answer, now, rand::random());
+                    let finished = deliveries.finish(ticket, answer, now, rand::random());
+                    if let Some(finished) = &finished {
+                        self.recorder.delivered(span, of, finished);
+                    }
+                    let settled = finished.and_then(|finished| finished.settled);
                     self.tally.paused(deliveries.paused());
                     self.tally.retried_in_place(deliveries.take_retried_in_place());
                     if let Some(settled) = settled {
@@ -172,8 +179,10 @@ async fn sleep_until(at: Option<u64>) {
     }
 }
 
-async fn attempt(subscriber: Rc<Subscriber>, begin: Begin) -> (Ticket, Answer) {
-    (begin.ticket, subscriber.deliver(&begin.message, begin.number).await)
+async fn attempt(subscriber: Rc<Subscriber>, mut span: DeliverySpan, begin: Begin) -> (Ticket, Answer, DeliverySpan) {
+    let answer = subscriber.deliver(&begin.message, begin.number, &span.trace).await;
+    span.answered(&answer);
+    (begin.ticket, answer, span)
 }
 
 fn settle(settles: &HashMap<Lane, mpsc::Sender<Settlement>>, tally: &Tally, settled: Settled) {

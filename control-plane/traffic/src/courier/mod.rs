@@ -18,6 +18,7 @@ mod server;
 mod settle;
 #[cfg(test)]
 mod simulation;
+mod spans;
 mod subscriber;
 
 use std::io;
@@ -36,7 +37,10 @@ use tokio::task::JoinSet;
 use delivery::Deliveries;
 use line::Line;
 use report::{Report, Tally};
+use spans::Recorder;
 use subscriber::Subscriber;
+
+use crate::spans::Source as _;
 
 /// How long what is under way may take once the courier has been asked to end; less than the grace that a service is given.
 const GRACE: Duration = Duration::from_secs(8);
@@ -68,6 +72,7 @@ pub(crate) struct Courier {
     config: CourierConfig,
     broker: SharedBroker,
     report: Rc<Report>,
+    recorder: Rc<Recorder>,
     /// One permit for each byte of what is being published.
     bodies: Semaphore,
 }
@@ -136,11 +141,14 @@ pub async fn serve(
     report.ready.set(report.groups.get() == 0);
     let report = Rc::new(report);
     let bodies = publish::bodies(&config);
-    let courier = Rc::new(Courier { config, broker, report: Rc::clone(&report), bodies });
+    let recorder = Rc::new(Recorder::new(&config));
+    let courier =
+        Rc::new(Courier { config, broker, report: Rc::clone(&report), recorder: Rc::clone(&recorder), bodies });
     let mut tasks = JoinSet::new();
     for (subscriber, tally, deliveries, groups) in subscriptions {
         let (broker, report, ending) = (courier.broker.clone(), Rc::clone(&report), ending.clone());
-        tasks.spawn_local(Line { broker, deliveries, subscriber, tally, report, groups, ending }.run());
+        let recorder = Rc::clone(&recorder);
+        tasks.spawn_local(Line { broker, deliveries, subscriber, tally, report, recorder, groups, ending }.run());
     }
     let address = listener.local_addr().map_err(CourierRunError::Start)?;
     tasks.spawn_local(server::serve(Rc::clone(&courier), listener, ending));
@@ -157,7 +165,14 @@ pub async fn serve(
     }
     tracing::info!("the courier begins nothing more and lets what is under way end");
     ask.send_replace(true);
-    let all = async { while tasks.join_next().await.is_some() {} };
+    let all = async {
+        // Once every line has ended nothing more is recorded, and a reader of spans is all that the server may wait for.
+        while tasks.len() > 1 {
+            tasks.join_next().await;
+        }
+        recorder.reading().end();
+        while tasks.join_next().await.is_some() {}
+    };
     if tokio::time::timeout(GRACE, all).await.is_err() {
         tracing::warn!("cut off what did not end in time: it will be delivered again");
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::Courier;
 use super::event::{self, Refusal};
 use crate::body::Body;
+use crate::clock;
 use crate::problem::{Cause, Problem};
 use crate::trace::Trace;
 
@@ -82,6 +83,8 @@ struct Accepted<'a> {
     event_id: String,
     channel: &'a str,
     duplicate: bool,
+    #[serde(skip)]
+    trace: Trace,
 }
 
 #[derive(Serialize)]
@@ -96,7 +99,14 @@ pub(crate) async fn publish(
     request: Request<Incoming>,
     trace: &Trace,
 ) -> Result<Response<Body>, Problem> {
+    let began = clock::now();
     let result = accept(courier, name, request, trace).await;
+    match &result {
+        Ok((accepted, _)) => accepted.iter().for_each(|Accepted { trace, message_id, duplicate, .. }| {
+            courier.recorder.published(trace, name, began, message_id, *duplicate);
+        }),
+        Err(problem) => courier.recorder.refused(trace, name, began, problem),
+    }
     courier.report.published(name, |counts| match &result {
         Ok((accepted, _)) => {
             let duplicates = accepted.iter().filter(|one| one.duplicate).count() as u64;
@@ -144,17 +154,23 @@ async fn accept<'a>(
     // The messages of a batch can be more than its body: each has the attributes of the request.
     room.take(events.bytes.saturating_sub(room.bytes())).await?;
     // An event without an id of its own has its message's, which is another one's if this is a duplicate.
-    let ids = events.messages.iter().map(|publish| {
+    let ids = events.messages.iter().zip(events.traces).map(|(publish, trace)| {
         let (id, event_id) = (&publish.message.id, publish.message.header(header::CE_ID).unwrap_or_default());
-        (id.clone(), (event_id != id).then(|| event_id.to_owned()))
+        (id.clone(), (event_id != id).then(|| event_id.to_owned()), trace)
     });
-    let ids: Vec<(String, Option<String>)> = ids.collect();
+    let ids: Vec<(String, Option<String>, Trace)> = ids.collect();
     let confirmed =
         if events.messages.is_empty() { Vec::new() } else { confirm(courier, name, events.messages).await? };
-    let accepted = confirmed.into_iter().zip(ids).map(|(Confirmed { message_id, .. }, (id, event_id))| {
+    let accepted = confirmed.into_iter().zip(ids).map(|(Confirmed { message_id, .. }, (id, event_id, trace))| {
         // What the broker calls a duplicate may be our own, sent again after an answer that did not come.
         let duplicate = message_id != id;
-        Accepted { event_id: event_id.unwrap_or_else(|| message_id.clone()), message_id, channel: name, duplicate }
+        Accepted {
+            event_id: event_id.unwrap_or_else(|| message_id.clone()),
+            message_id,
+            channel: name,
+            duplicate,
+            trace,
+        }
     });
     Ok((accepted.collect(), events.batch))
 }

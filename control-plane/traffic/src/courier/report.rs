@@ -10,7 +10,7 @@ use meshctl_model::delivery::{CourierStatus, SubscriptionStatus};
 
 use super::delivery::End;
 use crate::clock::nanos;
-use crate::metrics::{Red, Totals};
+use crate::metrics::{Outcome, Red, Totals};
 use crate::page::{durations, family, label, process};
 
 /// How often the durations are noted, to tell those of the last minute apart.
@@ -74,7 +74,8 @@ impl Tally {
     pub(crate) fn ended(&self, end: End, age: Duration) {
         let counter = match end {
             End::Processed => {
-                self.ages.request(Some(http::StatusCode::OK), nanos(age));
+                let (status, took) = (Some(http::StatusCode::OK), nanos(age));
+                self.ages.request(&Outcome { status, took, reached: true, ..Outcome::default() });
                 &self.processed
             }
             End::Retried => &self.retried,
@@ -109,8 +110,7 @@ impl Tally {
     fn status(&self) -> SubscriptionStatus {
         let (totals, notes) = (self.totals(), self.notes.borrow());
         let before = notes.front().filter(|_| notes.len() == NOTES);
-        let recent = totals.requests() > before.map_or(0, Totals::requests);
-        let quantile = |share| recent.then(|| totals.quantile_ms(before, share));
+        let ages = totals.since(before, 0).latencies;
         SubscriptionStatus {
             channel: self.channel.clone(),
             subscription: self.subscription.clone(),
@@ -120,8 +120,8 @@ impl Tally {
             processed: self.processed.get(),
             retried: self.retried.get(),
             dead: self.dead.get(),
-            latency_p50_ms: quantile(0.5),
-            latency_p99_ms: quantile(0.99),
+            latency_p50_ms: ages.quantile_ms(0.5),
+            latency_p99_ms: ages.quantile_ms(0.99),
         }
     }
 }
@@ -162,7 +162,8 @@ impl Report {
         CourierStatus { connected: self.connected(), subscriptions }
     }
 
-    pub(crate) fn metrics(&self) -> String {
+    /// `spans`: recorded so far, and lost of these.
+    pub(crate) fn metrics(&self, spans: (u64, u64)) -> String {
         let mut page = String::new();
         let published = self.published.borrow();
         let channels: Vec<(String, &Published)> =
@@ -211,6 +212,14 @@ impl Report {
         family(&mut page, "meshctl_courier_connected", "gauge", help, |put| {
             put("", f64::from(u8::from(self.connected())));
         });
+        for (name, help, count) in [
+            ("recorded", "Spans recorded.", spans.0),
+            ("dropped", "Spans recorded, and lost before anybody read them.", spans.1),
+        ] {
+            family(&mut page, &format!("meshctl_courier_spans_{name}_total"), "counter", help, |put| {
+                put("", count as f64);
+            });
+        }
         process(&mut page);
         page
     }

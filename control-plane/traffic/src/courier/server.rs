@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use meshctl_drivers::spans::frame;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use super::{Courier, publish};
 use crate::body::Body;
 use crate::problem::{Cause, Place, Problem};
+use crate::spans::{self, Source as _};
 use crate::trace::{self, Trace};
 
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
@@ -74,17 +76,23 @@ async fn connection(courier: Rc<Courier>, stream: TcpStream, mut ending: watch::
 }
 
 async fn answer(courier: &Courier, request: Request<Incoming>) -> Response<Body> {
-    let trace = Trace::of(request.headers(), rand::random);
     let path = request.uri().path().to_owned();
+    // Only what is published is worth a trace.
+    let sample =
+        |said: Option<bool>| said.unwrap_or_else(|| path.starts_with("/channels/") && courier.recorder.samples());
+    let trace = Trace::of(request.headers(), rand::random, sample);
     let result = match (request.method(), path.as_str()) {
+        (&Method::GET, "/spans") => spans(courier, request.uri().query()).await,
         (&Method::GET | &Method::HEAD, "/healthz") => Ok(health(courier)),
         (&Method::GET, "/status") => {
             let status = serde_json::to_string(&courier.report.status()).unwrap_or_default();
             Ok(text(StatusCode::OK, "application/json", status))
         }
-        (&Method::GET, "/metrics") => {
-            Ok(text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", courier.report.metrics()))
-        }
+        (&Method::GET, "/metrics") => Ok(text(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            courier.report.metrics(courier.recorder.counts()),
+        )),
         (method, path) => match path.strip_prefix("/channels/").and_then(|rest| rest.strip_suffix("/messages")) {
             Some(name) if method == Method::POST => {
                 // Clients encode more or less of a path; one that is no text is the name of no channel.
@@ -103,7 +111,7 @@ async fn answer(courier: &Courier, request: Request<Incoming>) -> Response<Body>
         },
     };
     let mut response =
-        result.unwrap_or_else(|problem| problem.into_response(Place { trace_id: trace.id(), ..Place::default() }));
+        result.unwrap_or_else(|problem| problem.into_response(Place { trace_id: &trace.id(), ..Place::default() }));
     response.headers_mut().insert(trace::TRACE_ID, trace.id_header());
     response
 }
@@ -116,6 +124,21 @@ fn health(courier: &Courier) -> Response<Body> {
     }
     let why = format!("{} of {} groups joined\n", report.joined.get(), report.groups.get());
     text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", why)
+}
+
+/// What is recorded, from now on, or what is remembered of some traces: see [`crate::spans`].
+async fn spans(courier: &Courier, query: Option<&str>) -> Result<Response<Body>, Problem> {
+    let recorder = &courier.recorder;
+    let body = match spans::asked_for(query).map_err(|why| Problem::new(Cause::BadRequest, why))? {
+        Some(traces) => Body::full(frame(&recorder.recall(traces).await)),
+        None => {
+            let waiting = recorder.waiting();
+            Body::stream(spans::stream(Rc::clone(recorder), async move || waiting.notified().await))
+        }
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    Ok(response)
 }
 
 fn text(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {

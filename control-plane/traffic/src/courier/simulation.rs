@@ -223,7 +223,7 @@ impl World {
         };
         let processed = answer == Answer::Processed;
         let (now, chance) = (self.now(), self.random.random());
-        let settled = self.courier.finish(ticket, answer, now, chance);
+        let settled = self.courier.finish(ticket, answer, now, chance).and_then(|finished| finished.settled);
         let paused = self.courier.paused().is_some();
         if !paused {
             self.attempts.iter_mut().for_each(|other| other.probe = false);

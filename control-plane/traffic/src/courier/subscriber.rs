@@ -26,7 +26,7 @@ use crate::clock;
 use crate::deadline;
 use crate::problem::CAUSE;
 use crate::socket::Socket;
-use crate::trace::{TRACESTATE, Trace};
+use crate::trace::{TRACEPARENT, TRACESTATE, Trace};
 
 /// Shorter than what common servers allow (Node.js: 5 s).
 const IDLE: Duration = Duration::from_secs(4);
@@ -83,7 +83,7 @@ impl Subscriber {
     }
 
     /// Makes one attempt.
-    pub(crate) async fn deliver(self: &Rc<Self>, message: &Message, number: u32) -> Answer {
+    pub(crate) async fn deliver(self: &Rc<Self>, message: &Message, number: u32, trace: &Trace) -> Answer {
         let began = clock::now();
         let until = clock::instant(began.saturating_add(clock::nanos(self.timeout)));
         let failed = |failure, status, retry_after, why: String| {
@@ -92,7 +92,7 @@ impl Subscriber {
             Answer::Failed(Failed { failure, reason, status, retry_after, duration })
         };
         let too_late = || failed(Failure::Timeout, None, None, format!("was not answered within {:?}", self.timeout));
-        let (sender, response) = match timeout_at(until, self.exchange(message, number)).await {
+        let (sender, response) = match timeout_at(until, self.exchange(message, number, trace)).await {
             Err(_) => return too_late(),
             Ok(Err(Broken::Connect(why))) => {
                 let why = format!("found nobody at {}: {why}", self.authority);
@@ -119,8 +119,13 @@ impl Subscriber {
         failed(failure, Some(head.status.as_u16()), retry_after, format!("answered {}{said}", head.status.as_u16()))
     }
 
-    async fn exchange(&self, message: &Message, number: u32) -> Result<(Sender, Response<Incoming>), Broken> {
-        let request = || self.request(message, number).map_err(|_| Broken::Unsendable);
+    async fn exchange(
+        &self,
+        message: &Message,
+        number: u32,
+        trace: &Trace,
+    ) -> Result<(Sender, Response<Incoming>), Broken> {
+        let request = || self.request(message, number, trace).map_err(|_| Broken::Unsendable);
         if let Some(mut sender) = self.take().await
             && let Ok(response) = sender.send_request(request()?).await
         {
@@ -157,7 +162,7 @@ impl Subscriber {
     }
 
     /// The message in CloudEvents' binary mode. What is ours alone does not leave the system.
-    fn request(&self, message: &Message, number: u32) -> Result<Request<Full<Bytes>>, MaxSizeReached> {
+    fn request(&self, message: &Message, number: u32, trace: &Trace) -> Result<Request<Full<Bytes>>, MaxSizeReached> {
         let mut request = Request::new(Full::new(message.payload.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.target.clone();
@@ -174,8 +179,7 @@ impl Subscriber {
         headers.insert(SUBSCRIPTION, self.subscription.clone());
         headers.insert(ATTEMPT, HeaderValue::from(number));
         headers.insert(deadline::HEADER, self.deadline.clone());
-        let trace = Trace::after(message.header(header::TRACEPARENT).map(str::as_bytes), rand::random);
-        trace.carry(headers);
+        headers.insert(TRACEPARENT, trace.header(trace.span()));
         // The first of a name is the one that stays, as everywhere.
         for (name, text) in message.headers.iter().rev() {
             if let Some(name) = outgoing(name).filter(|name| *name != TRACESTATE || trace.continued())
@@ -268,6 +272,10 @@ fn said(headers: &HeaderMap, body: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    fn trace(message: &Message) -> Trace {
+        Trace::after(message.header(header::TRACEPARENT).map(str::as_bytes), rand::random, |said| said == Some(true))
+    }
+
     fn subscriber() -> Subscriber {
         Subscriber::new("order.placed", "billing", "http://127.0.0.1:9/events?x=1", Duration::from_secs(1))
             .expect("good")
@@ -294,7 +302,7 @@ mod tests {
         ];
         let headers = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let message = Message { id: "m1".into(), key: None, headers, payload: Bytes::from_static(b"{}") };
-        let request = subscriber().request(&message, 3).expect("few headers");
+        let request = subscriber().request(&message, 3, &trace(&message)).expect("few headers");
         assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::POST, "/events?x=1"));
         let mut got: Vec<_> =
             request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
@@ -328,7 +336,9 @@ mod tests {
         let headers = (0..40_000).map(|n| (format!("ce-a{n}"), String::new()));
         for count in [24_576, 32_768, 40_000] {
             let message = Message { headers: headers.clone().take(count).collect(), ..Message::default() };
-            let Answer::Failed(failed) = Rc::new(subscriber()).deliver(&message, 1).await else { panic!("delivered") };
+            let Answer::Failed(failed) = Rc::new(subscriber()).deliver(&message, 1, &trace(&message)).await else {
+                panic!("delivered")
+            };
             assert_eq!(failed.failure, Failure::Rejected, "{}", failed.reason);
             assert!(failed.reason.contains(&format!("{count} headers are more")), "{}", failed.reason);
         }

@@ -106,7 +106,8 @@ pub fn config(subscriptions: impl IntoIterator<Item = (&'static str, Subscriptio
         idempotency_window: Span::from_secs(600),
         subscriptions: subscriptions.into_iter().map(|(name, its)| (name.to_owned(), its)).collect(),
     };
-    CourierConfig { topology: "test".into(), channels: BTreeMap::from([(CHANNEL.to_owned(), channel)]) }
+    let channels = BTreeMap::from([(CHANNEL.to_owned(), channel)]);
+    CourierConfig { topology: "test".into(), channels, tracing: meshctl_model::snapshot::Tracing::default() }
 }
 
 pub fn ordered(mut config: CourierConfig) -> CourierConfig {

@@ -101,6 +101,15 @@ impl Gateway {
             .unwrap_or_else(|_| panic!("never: {what}"))
     }
 
+    /// The page on the admin socket.
+    pub async fn metrics(&self) -> String {
+        let stream = tokio::net::UnixStream::connect(self.dir.join("admin.sock")).await.expect("connected");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("ready");
+        tokio::spawn(connection);
+        whole(sender.send_request(get("/metrics")).await.expect("an answer")).await.into_body()
+    }
+
     pub fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
@@ -140,7 +149,13 @@ pub fn snapshot(address: SocketAddr, origins: &[SocketAddr]) -> Snapshot {
 }
 
 pub fn edge(caller: &str, callee: &str, policy: &Policy) -> (String, EdgeRule) {
-    let rule = EdgeRule { caller: caller.into(), callee: callee.into(), policy: policy.clone() };
+    let rule = EdgeRule {
+        caller: caller.into(),
+        callee: callee.into(),
+        policy: policy.clone(),
+        force: None,
+        breaker_epoch: 0,
+    };
     (format!("{caller}:{callee}"), rule)
 }
 

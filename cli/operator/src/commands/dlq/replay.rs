@@ -26,7 +26,8 @@ The set is frozen when the replay begins: it is issued once, whatever dies
 meanwhile, whoever asks again, and even if the daemon is killed half way.
 Ctrl-C detaches; `meshctl replay ls` lists replays, `replay show ID -w` follows.
 Exit status: 0 if all were processed, 1 if some failed again or were withdrawn,
-5 if some are pending when the time is over.")]
+3 if the selection holds no dead letter, 4 if those it holds wait in a replay or
+are done with, 5 if some are pending when the time is over.")]
 pub struct Args {
     #[command(flatten)]
     select: SelectArgs,

@@ -80,6 +80,10 @@ pub(crate) fn page(letter: &DeadLetter, form: Option<Form>) -> Result<String, Fa
     headers.iter().for_each(|(name, value)| page.push_str(&format!("  {name}: {}\n", one_line(value))));
     let what = content_type.map(|what| format!(", {}", one_line(what))).unwrap_or_default();
     page.push_str(&format!("\n{}\n", styled(BOLD, format_args!("payload ({}{what})", size(letter.size_bytes)))));
+    if letter.headers.is_none() {
+        page.push_str("  no longer kept: it ended more than a week ago\n");
+        return Ok(page);
+    }
     page.push_str(&indented(&payload::draw(&payload, form)?));
     Ok(page)
 }

@@ -17,11 +17,13 @@ use super::{at, died, message, place};
 use crate::control::Message as ToControl;
 use crate::operate::Asked;
 use crate::report::Report;
+use crate::traces::Traces;
 
 /// The daemon's dead letters on a file, with what they tell.
 struct Daemon {
     letters: DeadLetters,
     told: mpsc::Receiver<ToControl>,
+    traces: Traces,
     _channels: watch::Sender<BTreeMap<String, Channel>>,
 }
 
@@ -29,10 +31,11 @@ impl Daemon {
     fn start(path: &std::path::Path, broker: &Arc<Memory>) -> Self {
         let (store, _) = Store::open(path).expect("opens");
         let (sender, told) = mpsc::channel(1024);
+        let (traces, _) = Traces::open(&path.with_extension("traces"), sender.clone()).expect("opens");
         let letters = DeadLetters::new(store, sender);
         let (channels, wanted) = watch::channel(BTreeMap::from([("order.placed".to_owned(), channel())]));
-        letters.start(Arc::new(Handle(Arc::clone(broker))), wanted);
-        Self { letters, told, _channels: channels }
+        letters.start(Arc::new(Handle(Arc::clone(broker))), wanted, traces.clone());
+        Self { letters, told, traces, _channels: channels }
     }
 
     /// The next event of that kind, as `(subject, data)`.

@@ -33,8 +33,10 @@ pub async fn served(folder: &std::path::Path, letters: u64) -> Client {
     let dead_letters = DeadLetters::new(store.clone(), messages.clone());
     let broker = Arc::new(Handle(Arc::new(Memory::default())));
     let executable = std::env::current_exe().expect("a name");
+    let (traces, _) = crate::traces::Traces::open(&folder.join("traces.db"), messages.clone()).expect("opens");
     let shared = Shared {
         messages,
+        traces,
         hub: crate::hub::Hub::default(),
         runtime: Arc::new(ProcessRuntime::new(folder, executable).expect("a folder")),
         version: Arc::new(Version {
@@ -48,6 +50,7 @@ pub async fn served(folder: &std::path::Path, letters: u64) -> Client {
         messaging: Messaging { broker, letters: dead_letters.clone(), couriers: Default::default() },
         audit: Audit::new(store),
         dead_letters,
+        samples: Default::default(),
     };
     let listener = UnixListener::bind(folder.join(SOCKET)).expect("listens");
     tokio::spawn(server::serve(listener, shared));

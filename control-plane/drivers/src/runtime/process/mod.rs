@@ -33,7 +33,7 @@ pub(super) use self::environment::environment;
 use self::folder::{Folder, Record, Refusal, Report, State, about};
 use self::nursery::Nursery;
 pub use self::ports::listening_ports;
-pub use self::proc::process_id;
+pub use self::proc::{Usage, process_id, usage};
 use self::watch::FolderWatch;
 pub(super) use self::watch::end_of;
 use super::{Found, FoundState, Line, Running, Runtime, RuntimeError};

@@ -23,6 +23,21 @@ pub(super) struct Stat {
     state: u8,
     pub(super) group: u32,
     start_time: u64,
+    usage: Usage,
+}
+
+/// What a process uses of the machine, all its threads together, its children not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time since it began, in steps of a hundredth of a second.
+    pub cpu: Duration,
+    /// Resident.
+    pub memory_bytes: u64,
+}
+
+/// `None` where there is no such process.
+pub fn usage(pid: u32) -> Option<Usage> {
+    Some(stat(pid)?.usage)
 }
 
 pub(super) fn stat(pid: u32) -> Option<Stat> {
@@ -31,7 +46,11 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     let rest = &text[text.iter().rposition(|byte| *byte == b')')? + 2..];
     let fields: Vec<&str> = std::str::from_utf8(rest).ok()?.split(' ').collect();
     let number = |field: usize| fields.get(field - 3)?.trim().parse::<u64>().ok();
+    let ticks = number(14)?.saturating_add(number(15)?);
+    let cpu = Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1));
+    let memory_bytes = number(24)?.saturating_mul(rustix::param::page_size() as u64);
     Some(Stat {
+        usage: Usage { cpu, memory_bytes },
         state: *fields.first()?.as_bytes().first()?,
         group: u32::try_from(number(5)?).ok()?,
         start_time: number(22)?,
