@@ -79,6 +79,29 @@ fn a_scale_shows_its_radius_its_command_and_its_outcome() {
 }
 
 #[test]
+fn a_breaker_is_tripped_and_reset_and_what_is_shown_is_so() {
+    let system = hello();
+    assert_eq!(system.get("/").status, 200);
+    let mut screen = open(&system, (120, 40));
+    screen.press(":cb\r");
+    screen.shows(&["gateway:hello", "closed", "1/1"]);
+    screen.press("t");
+    screen.shows(&["Trip the breaker of gateway:hello", "callers get 503", "breaker trip gateway:hello --ttl 10m"]);
+    screen.press("a test\r");
+    screen.shows(&["done: gateway:hello is forcedOpen: acknowledged 1/1"]);
+    assert_eq!(system.get("/").status, 503);
+    screen.press("\x1b");
+    screen.shows(&["forcedOpen", "a test"]);
+    screen.press(":overview\r");
+    screen.shows(&["WRONG NOW (1)", "breaker/gateway:hello"]);
+    screen.press("\rR");
+    screen.shows(&["Reset the breaker of gateway:hello"]);
+    screen.press("enough of it\r");
+    screen.shows(&["done: gateway:hello is closed"]);
+    assert_eq!(system.get("/").status, 200);
+}
+
+#[test]
 fn a_daemon_that_was_killed_leaves_what_is_known_and_comes_back() {
     let system = hello();
     let mut screen = open(&system, (80, 24));

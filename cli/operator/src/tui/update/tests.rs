@@ -314,4 +314,13 @@ fn past_events_come_before_those_told_meanwhile() {
     update(&mut model, Msg::Told(Box::new(Told::Event(event(10)))));
     let ids: Vec<&str> = model.events.iter().map(|event| event.id.as_str()).collect();
     assert_eq!(ids, ["8", "9", "10"]);
+    typed(&mut model, ":ev\n");
+    let mut tell = |model: &mut Model, id| {
+        update(model, Msg::Told(Box::new(Told::Event(event(id)))));
+        model.settle();
+        model.front().current().map(str::to_owned)
+    };
+    assert_eq!(tell(&mut model, 11).as_deref(), Some("11"), "the newest stays under the cursor");
+    typed(&mut model, "j");
+    assert_eq!(tell(&mut model, 12).as_deref(), Some("10"), "an event that somebody looks at stays, too");
 }
