@@ -315,7 +315,7 @@ fn past_events_come_before_those_told_meanwhile() {
     let ids: Vec<&str> = model.events.iter().map(|event| event.id.as_str()).collect();
     assert_eq!(ids, ["8", "9", "10"]);
     typed(&mut model, ":ev\n");
-    let mut tell = |model: &mut Model, id| {
+    let tell = |model: &mut Model, id| {
         update(model, Msg::Told(Box::new(Told::Event(event(id)))));
         model.settle();
         model.front().current().map(str::to_owned)
