@@ -389,7 +389,7 @@ fn breakers() -> Value {
     let mut forced = breaker("orders:prices", "forcedOpen");
     forced["reason"] = "prices is being migrated".into();
     forced["by"] = "ann".into();
-    forced["expiresAt"] = hours_ago(-30);
+    forced["expiresAt"] = hours_ago(-30).into();
     forced["acknowledged"] = 1.into();
     forced["stragglers"] = json!(["gateway-2"]);
     json!([breaker("gateway:orders", "closed"), open, breaker("orders:mailer", "unknown"), forced])
