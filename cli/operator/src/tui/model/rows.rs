@@ -442,7 +442,7 @@ const LETTERS: &[Column] = &[
     text("reason", 0),
     text("state", 0),
     number("attempts", 3),
-    text("error", 1),
+    text("error", 0),
     text("class", 3),
     text("key", 4),
     number("size", 4),
