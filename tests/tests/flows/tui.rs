@@ -70,13 +70,35 @@ fn a_scale_shows_its_radius_its_command_and_its_outcome() {
     screen.press("more of it\r");
     screen.shows(&["done: revision 2 is applied", "--reason 'more of it'"]);
     assert_eq!(system.service("hello")["ready"], 3);
-    screen.press("\x1b");
-    screen.shows(&["3/3"]);
-    screen.press("\x12");
+    // Esc and ctrl-r, typed at once.
+    screen.press("\x1b\x12");
     screen.shows(&["Restart hello", "$ meshctl restart hello"]);
     screen.press("\x1b");
     screen.wait("the dialog to be left", |text| !text.contains("Restart hello"));
     assert_eq!(system.status()["revision"], 2, "what is not confirmed is not done");
+}
+
+#[test]
+fn a_breaker_is_tripped_and_reset_and_what_is_shown_is_so() {
+    let system = hello();
+    assert_eq!(system.get("/").status, 200);
+    let mut screen = open(&system, (120, 40));
+    screen.press(":cb\r");
+    screen.shows(&["gateway:hello", "closed", "1/1"]);
+    screen.press("t");
+    screen.shows(&["Trip the breaker of gateway:hello", "callers get 503", "breaker trip gateway:hello --ttl 10m"]);
+    screen.press("a test\r");
+    screen.shows(&["done: gateway:hello is forcedOpen: acknowledged 1/1"]);
+    assert_eq!(system.get("/").status, 503);
+    screen.press("\x1b");
+    screen.shows(&["forcedOpen", "a test"]);
+    screen.press(":overview\r");
+    screen.shows(&["WRONG NOW (1)", "breaker/gateway:hello"]);
+    screen.press("\rR");
+    screen.shows(&["Reset the breaker of gateway:hello"]);
+    screen.press("enough of it\r");
+    screen.shows(&["done: gateway:hello is closed"]);
+    assert_eq!(system.get("/").status, 200);
 }
 
 #[test]

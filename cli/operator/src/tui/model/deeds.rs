@@ -11,6 +11,7 @@ use meshctl_model::units::{Rate, Span};
 use super::grid::Tone;
 use super::input::Input;
 use crate::letters::count;
+use crate::tui::figures::rate;
 
 /// What is done to a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +258,7 @@ pub(crate) fn radius(answer: &Answer) -> Vec<(Tone, String)> {
                 _ => format!("{what}: {}", names.join(", ")),
             };
             let mut lines = vec![
-                (Tone::Plain, format!("{state} now, {} over it", rate(*requests_per_s))),
+                (Tone::Plain, format!("{state} now, {} requests/s over it", rate(*requests_per_s))),
                 (Tone::Plain, listed("routes", &change.routes)),
             ];
             if !change.channels.is_empty() {
@@ -290,11 +291,6 @@ fn plan(plan: &Plan) -> Vec<(Tone, String)> {
         ]
     };
     plan.steps.iter().flat_map(step).collect()
-}
-
-/// `12/s`.
-fn rate(per_s: f64) -> String {
-    if per_s < 10.0 { format!("{per_s:.1} requests/s") } else { format!("{per_s:.0} requests/s") }
 }
 
 /// Whether the dry run says that there is nothing to do.

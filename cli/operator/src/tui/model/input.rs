@@ -52,7 +52,7 @@ impl Input {
             }
             KeyCode::Char('a') if ctrl => self.cursor = 0,
             KeyCode::Char('e') if ctrl => self.cursor = length,
-            KeyCode::Char(c) if !ctrl && !key.modifiers.contains(KeyModifiers::ALT) => self.insert(&c.to_string()),
+            KeyCode::Char(c) if !ctrl => self.insert(&c.to_string()),
             KeyCode::Backspace if self.cursor > 0 => self.remove(self.cursor - 1, self.cursor),
             KeyCode::Delete if self.cursor < length => self.remove(self.cursor, self.cursor + 1),
             KeyCode::Left => self.cursor = self.cursor.saturating_sub(1),

@@ -191,7 +191,9 @@ impl Model {
         let page = self.page();
         let screen = self.front_mut();
         let found = screen.selected.as_ref().and_then(|id| grid.rows.iter().position(|row| row.id == *id));
-        let cursor = found.unwrap_or(screen.cursor);
+        // Who looks at the newest goes on to do so.
+        let is_newest = screen.cursor == 0 && screen.view.is_newest_first();
+        let cursor = if is_newest { 0 } else { found.unwrap_or(screen.cursor) };
         screen.grid = grid;
         if !screen.view.is_text() {
             screen.move_to(cursor, page);

@@ -111,6 +111,11 @@ fn signals(signals: Option<&Signals>) -> [Cell; 5] {
     ]
 }
 
+fn refused(per_s: Option<f64>) -> Cell {
+    let Some(per_s) = per_s else { return Cell::maybe(None::<&str>) };
+    Cell::new(rate(per_s)).key(per_s).tone(if per_s > 0.0 { Tone::Bad } else { Tone::Plain })
+}
+
 fn latency(ms: Option<f64>) -> Cell {
     ms.map_or_else(|| Cell::maybe(None::<&str>), |ms| Cell::new(milliseconds(ms)).key(ms))
 }
@@ -138,6 +143,8 @@ const SERVICES: &[Column] = &[
     number("p50", 4),
     number("p99", 2),
     number("in flight", 5),
+    number("cpu", 4),
+    number("memory", 4),
     number("restarts", 5),
     number("age", 6),
     text("reason", 3),
@@ -154,6 +161,7 @@ fn service(service: &Service, of: Option<&Signals>, now: Timestamp) -> Row {
     let restarts: u32 = service.instances.iter().map(|instance| instance.restarts).sum();
     let started = service.instances.iter().filter_map(|instance| instance.started_at).min();
     let [per_s, errors, p50, p99, in_flight] = signals(of);
+    let (cpu, memory) = (of.and_then(|of| of.cpu_percent), of.and_then(|of| of.memory_bytes));
     let cells = vec![
         Cell::new(&service.name),
         Cell::new(format_args!("{}/{}", service.ready, service.desired)),
@@ -163,6 +171,8 @@ fn service(service: &Service, of: Option<&Signals>, now: Timestamp) -> Row {
         p50,
         p99,
         in_flight,
+        cpu.map_or_else(|| Cell::maybe(None::<&str>), |cpu| Cell::new(format_args!("{cpu:.0}%")).key(cpu)),
+        memory.map_or_else(|| Cell::maybe(None::<&str>), |bytes| Cell::new(size(bytes)).key(bytes as f64)),
         Cell::count(restarts.into(), Tone::Careful),
         since(started, now),
         Cell::new(why(service).unwrap_or_default()),
@@ -279,6 +289,7 @@ const EDGES: &[Column] = &[
     text("breaker", 0),
     number("rate/s", 0),
     number("errors", 0),
+    number("refused/s", 1),
     number("p50", 2),
     number("p99", 0),
     number("in flight", 3),
@@ -302,6 +313,7 @@ fn edge(edge: &Edge, of: Option<&Signals>, breaker: &str) -> Row {
         breaker_state(breaker),
         per_s,
         errors,
+        refused(of.map(|of| of.refused_per_s)),
         p50,
         p99,
         in_flight,
@@ -430,7 +442,7 @@ const LETTERS: &[Column] = &[
     text("reason", 0),
     text("state", 0),
     number("attempts", 3),
-    text("error", 1),
+    text("error", 0),
     text("class", 3),
     text("key", 4),
     number("size", 4),

@@ -235,6 +235,11 @@ impl View {
         matches!(self, Self::Letter(_) | Self::Logs(_) | Self::Page { .. })
     }
 
+    /// Whether what is new comes before what is there.
+    pub(crate) fn is_newest_first(&self) -> bool {
+        matches!(self, Self::Events | Self::Traces(..) | Self::Letters(_) | Self::Replays)
+    }
+
     /// Whether it shows what has to be asked for, again and again while it is in front.
     pub(crate) fn is_asked_for(&self) -> bool {
         matches!(

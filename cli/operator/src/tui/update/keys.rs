@@ -1,6 +1,6 @@
 //! Keys: to the dialog, the help or the line at the bottom if there is one, and to the view otherwise.
 
-use crossterm::event::{KeyEvent, KeyEventKind};
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::deeds::{confirm, dry_run, propose};
 use crate::kinds::Kind;
@@ -15,11 +15,18 @@ pub(super) fn press(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     if key.kind == KeyEventKind::Release {
         return Vec::new();
     }
+    // A terminal sends Alt as an Esc before the key, and so it reads an Esc that another key follows at once.
+    if key.modifiers.contains(KeyModifiers::ALT) {
+        let mut effects = press(model, KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
+        model.settle();
+        effects.extend(press(model, KeyEvent { modifiers: key.modifiers - KeyModifiers::ALT, ..key }));
+        return effects;
+    }
     let view = model.front().view.clone();
     let meant = action(key, &view);
     match meant {
         // Whatever is in front.
-        Some(Action::Quit) if key.code != crossterm::event::KeyCode::Char('q') => return vec![Effect::Quit],
+        Some(Action::Quit) if key.code != KeyCode::Char('q') => return vec![Effect::Quit],
         Some(Action::Suspend) => return vec![Effect::Suspend],
         _ => {}
     }
@@ -106,7 +113,7 @@ fn in_prompt(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         }
         Some(Action::Complete) if !is_filter => complete_line(model),
         _ => {
-            if prompt.input.text().is_empty() && key.code == crossterm::event::KeyCode::Backspace {
+            if prompt.input.text().is_empty() && key.code == KeyCode::Backspace {
                 model.prompt = None;
             } else if prompt.input.press(key) {
                 typed(model);

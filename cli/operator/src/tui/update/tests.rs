@@ -291,6 +291,9 @@ fn letters_are_typed_where_text_is_and_ctrl_c_always_leaves() {
     assert_eq!(model.dialog.as_ref().map(|dialog| dialog.reason()), Some("q?/"));
     update(&mut model, Msg::Paste("two\nlines".into()));
     assert_eq!(model.dialog.as_ref().map(|dialog| dialog.reason()), Some("q?/two lines"));
+    let alt = KeyEvent::new(KeyCode::Char(':'), KeyModifiers::ALT);
+    update(&mut model, Msg::Key(alt));
+    assert!(model.dialog.is_none() && model.prompt.is_some(), "Esc and a key after it are two keys");
     assert_eq!(ctrl(&mut model, 'c'), [Effect::Quit]);
     keys(&mut model, &[KeyCode::Esc]);
     assert_eq!(typed(&mut model, "q"), [Effect::Quit]);
@@ -311,4 +314,13 @@ fn past_events_come_before_those_told_meanwhile() {
     update(&mut model, Msg::Told(Box::new(Told::Event(event(10)))));
     let ids: Vec<&str> = model.events.iter().map(|event| event.id.as_str()).collect();
     assert_eq!(ids, ["8", "9", "10"]);
+    typed(&mut model, ":ev\n");
+    let tell = |model: &mut Model, id| {
+        update(model, Msg::Told(Box::new(Told::Event(event(id)))));
+        model.settle();
+        model.front().current().map(str::to_owned)
+    };
+    assert_eq!(tell(&mut model, 11).as_deref(), Some("11"), "the newest stays under the cursor");
+    typed(&mut model, "j");
+    assert_eq!(tell(&mut model, 12).as_deref(), Some("10"), "an event that somebody looks at stays, too");
 }

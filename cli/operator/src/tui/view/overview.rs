@@ -20,6 +20,9 @@ use crate::tui::model::{Model, Sample};
 const TWO_COLUMNS: u16 = 150;
 /// Of the signals: rate, errors, p99, and what waits.
 const SIGNALS: u16 = 4;
+/// What of a second a curve shows.
+type Curve = fn(&Sample) -> Option<f64>;
+
 /// Before a curve.
 const FIGURES: u16 = 30;
 
@@ -71,7 +74,7 @@ fn draw_signals(model: &Model, theme: Theme, frame: &mut Frame, area: Rect, tall
     let errors = sample.map_or_else(none, |sample| {
         format!("{}/s  {}", rate(sample.errors_per_s), percent(sample.errors_per_s, sample.requests_per_s))
     });
-    let lines: [(&str, String, Tone, Option<fn(&Sample) -> Option<f64>>); 4] = [
+    let lines: [(&str, String, Tone, Option<Curve>); 4] = [
         (
             "requests",
             sample.map_or_else(none, |sample| format!("{}/s", rate(sample.requests_per_s))),
@@ -114,7 +117,7 @@ fn draw_signals(model: &Model, theme: Theme, frame: &mut Frame, area: Rect, tall
 }
 
 /// The latest at the right.
-fn draw_curve(model: &Model, value: fn(&Sample) -> Option<f64>, theme: Theme, frame: &mut Frame, area: Rect) {
+fn draw_curve(model: &Model, value: Curve, theme: Theme, frame: &mut Frame, area: Rect) {
     let width = usize::from(area.width);
     let skipped = model.history.len().saturating_sub(width);
     // Whole numbers are what the curve is made of; a thousandth is fine enough.

@@ -64,7 +64,8 @@ pub(crate) fn status(services: Vec<Value>) -> Value {
 fn signals(name: &str, rate: f64, errors: f64, p50: f64, p99: f64) -> Value {
     json!({
         "name": name, "requestsPerS": rate, "errorsPerS": errors, "latencyP50Ms": p50, "latencyP99Ms": p99,
-        "inFlight": (rate / 40.0) as u64, "queued": 0
+        "inFlight": (rate / 40.0) as u64, "queued": 0, "refusedPerS": errors / 2.0, "cpuPercent": rate / 20.0,
+        "memoryBytes": 31 << 20
     })
 }
 
