@@ -24,8 +24,8 @@ mod runtime;
 mod secrets;
 mod shop;
 mod terminal;
-mod tui;
 mod traces;
+mod tui;
 mod validate;
 mod vitals;
 
