@@ -234,7 +234,7 @@ fn check_says_what_is_wrong_and_what_to_do() {
     assert!(ran.stdout.contains("XX inventory has 1 of 2 instances ready"), "{}", ran.stdout);
     assert!(ran.stdout.contains("`meshctl logs inventory`"), "{}", ran.stdout);
     let ran = daemon.run(&["check", "-o", "jsonpath={.groups[*].name}"]);
-    assert_eq!(ran.stdout, "meshctl machine daemon services gateways\n");
+    assert_eq!(ran.stdout, "meshctl machine daemon services gateways traces\n");
 }
 
 #[test]

@@ -101,6 +101,10 @@ fn a_service_is_told_on_one_page() {
         CHANNEL        IN/S   DEPTH   LAG   DEAD
         order.placed   12     7       9     2
 
+      Failed traces
+        TRACE                              AGE   STATUS   TOOK   OPERATION
+        4bf9aa0177b34da6a3ce929d0e0e4736   20h   dead     14ms   POST /orders
+
       Events
         ID   AGE   SEVERITY   TYPE             SUBJECT             MESSAGE
         9    20h   info       instance.ready   instance/orders-1   orders-1 is ready
@@ -123,8 +127,8 @@ fn routes_edges_and_instances_have_their_pages_too() {
     edge/gateway:orders
       Caller:      gateway
       Callee:      orders
-      Breaker:     closed for 150m
-      Gateways:    1 of 1 carry it
+      Breaker:     closed for 30h
+      Gateways:    2 of 2 carry it
       Deadline:    2s
       Retries:     2, each attempt up to 500ms
       Since start: 120 requests, 2 failed attempts
