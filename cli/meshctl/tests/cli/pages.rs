@@ -127,8 +127,8 @@ fn routes_edges_and_instances_have_their_pages_too() {
     edge/gateway:orders
       Caller:      gateway
       Callee:      orders
-      Breaker:     closed for 30h
-      Gateways:    2 of 2 carry it
+      Breaker:     closed for 150m
+      Gateways:    1 of 1 carry it
       Deadline:    2s
       Retries:     2, each attempt up to 500ms
       Since start: 120 requests, 2 failed attempts
@@ -141,6 +141,10 @@ fn routes_edges_and_instances_have_their_pages_too() {
         ROUTE              REQ/S   ERRORS   P50      P99
         GET /inventory/*   0       -        -        -
         GET,POST /orders   120     0.5%     5.67ms   57ms
+
+      Failed traces
+        TRACE                              AGE   STATUS   TOOK   OPERATION
+        4bf9aa0177b34da6a3ce929d0e0e4736   20h   dead     14ms   POST /orders
     ");
     let route = page("route/GET,POST /orders");
     assert!(route.contains("Leads to\n") && route.contains("orders    100%     2/2     closed    120"), "{route}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use meshctl_api::client::Client;
 use meshctl_api::error::ErrorCode;
-use meshctl_api::place::{DAEMON, DAEMON_LOG, DEAD_LETTERS, LOCK, SOCKET, STORE};
+use meshctl_api::place::{DAEMON, DAEMON_LOG, DEAD_LETTERS, LOCK, SOCKET, STORE, TRACES};
 use meshctl_api::view::DownRequest;
 use meshctl_model::delivery::BROKER;
 use meshctl_model::exit;
@@ -267,8 +267,7 @@ fn is_ours(name: &str, is_folder: bool) -> bool {
         name.strip_prefix(store)
             .is_some_and(|rest| matches!(rest, "" | "-wal" | "-shm") || rest.starts_with(".damaged-"))
     };
-    is_of(STORE)
-        || is_of(DEAD_LETTERS)
+    [STORE, DEAD_LETTERS, TRACES].into_iter().any(is_of)
         || matches!(name, DAEMON | DAEMON_LOG | LOCK | SOCKET | "daemon.log.1" | "daemon.json.new")
 }
 
