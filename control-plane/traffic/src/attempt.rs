@@ -28,6 +28,9 @@ use crate::trace::TRACEPARENT;
 use crate::worker::{Live, Peer, Worker};
 use crate::{balance, eject, retry};
 
+/// A failed answer counts as one that took this long, at least, in nanoseconds.
+const FAILED_AS_LATE_AS: u64 = 20_000_000;
+
 /// Counts as a request under way to the endpoint for as long as it lives.
 pub(crate) struct Lease(Rc<Peer>);
 
@@ -155,11 +158,12 @@ impl Call<'_> {
             let took = ended.saturating_sub(self.since(began));
             let failure = match sent {
                 Ok((response, sender)) => {
-                    peer.endpoint.latency.record(took, ended);
                     self.worker.answered(&peer);
                     let status = response.status();
                     span.answered(status, ended);
                     let failed = status.is_server_error() && !matches!(status.as_u16(), 501 | 505);
+                    // Who fails at once would otherwise look like the quickest of all, and be given the most.
+                    peer.endpoint.latency.record(if failed { took.max(FAILED_AS_LATE_AS) } else { took }, ended);
                     self.conclude(&mut judged, if failed { Verdict::Failure } else { Verdict::Success }, ended);
                     if self.repeatable && retry::wanted_after_status(&self.policy.retry, status) {
                         let after = retry::retry_after(response.headers());

@@ -130,8 +130,23 @@ pub(super) async fn run(session: &Session, args: Args) -> Outcome {
     }
 }
 
+/// From the end of a request to its trace in the store, as a rule,
+const ARRIVES_WITHIN: std::time::Duration = std::time::Duration::from_millis(250);
+/// and on a busy machine.
+const ARRIVES_AT_LATEST: std::time::Duration = std::time::Duration::from_secs(2);
+
 async fn list(session: &Session, client: &Client, query: &TraceQuery, args: &Args) -> Outcome {
-    let traces = client.traces(query).await?;
+    let mut traces = client.traces(query).await?;
+    if args.last {
+        // Of a request that was answered a moment ago the spans are still on their way.
+        let patience = Instant::now() + ARRIVES_AT_LATEST;
+        tokio::time::sleep(ARRIVES_WITHIN).await;
+        traces = client.traces(query).await?;
+        while traces.items.is_empty() && Instant::now() < patience {
+            tokio::time::sleep(ARRIVES_WITHIN).await;
+            traces = client.traces(query).await?;
+        }
+    }
     let format = &args.table.output.output;
     match traces.items.as_slice() {
         [] if args.last => {
