@@ -24,6 +24,7 @@ fn paste(section: &str, first: &[&str]) {
     let system = System::new();
     let folder = system.folder();
     symlink(repository().join("manifests"), folder.join("manifests")).expect("a link");
+    fs::write(folder.join("broken.yaml"), "services: { a: { bultin: hello } }\n").expect("a file");
     fs::create_dir(folder.join("bin")).expect("a folder");
     symlink(system.binary(), folder.join("bin/meshctl")).expect("a link");
     let readme = fs::read_to_string(repository().join("README.md")).expect("the README");
@@ -91,7 +92,7 @@ fn here(line: &str, port: u16) -> String {
 /// The statuses with which a line may end.
 fn expected(line: &str) -> Vec<&str> {
     if let Some((_, said)) = line.split_once("exit status ") {
-        return said.split([',', ':', ' ', ')']).next().into_iter().collect();
+        return said.split([',', ':', ';', ' ', ')']).next().into_iter().collect();
     }
     match line {
         // A screen needs a terminal; the test of the screen has one.
