@@ -124,7 +124,10 @@ fn channels(model: &Model, found: &mut Vec<Trouble>) {
             found.push(Trouble {
                 tone: Tone::Careful,
                 subject: format!("channel/{name}"),
-                text: format!("{dead_letters} dead letter{} wait", if *dead_letters == 1 { "" } else { "s" }),
+                text: match dead_letters {
+                    1 => "1 dead letter waits".to_owned(),
+                    several => format!("{several} dead letters wait"),
+                },
                 open: View::Letters(Some(format!("channel = \"{name}\" and state = dead"))),
             });
         }
